@@ -1,0 +1,65 @@
+"""``edge-hands inspect``: verify a bundle and say what is in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from edge_hands.bundle import Bundle
+
+
+def command(
+    bundles: Annotated[list[Path] | None, typer.Argument(metavar="[BUNDLE]...", help="Folders of bundles.")] = None,
+) -> None:
+    """Verify BUNDLE (size and hash of every file) and print its manifest. Without one: the models of the package."""
+    from edge_hands.bundle import bundled, load
+
+    for folder in bundles or [bundled("landmarks"), bundled("detector")]:
+        _print(load(folder))
+
+
+def _print(bundle: Bundle) -> None:
+    from rich.markup import escape
+
+    from edge_hands import runtimes
+    from edge_hands.cli.console import out, table
+
+    manifest = bundle.manifest
+    out.print(
+        f"[bold]{escape(manifest.name)}[/bold]  {manifest.kind} model for {escape(manifest.device)}, "
+        f"{bundle.size / 1e6:.2f} MB, {escape(manifest.created)}, [green]verified[/green]",
+        soft_wrap=True,
+    )
+    tensors = table("tensors", "name", "shape", "dtype", "range", "unit")
+    for way, group in (("in", manifest.inputs), ("out", manifest.outputs)):
+        for tensor in group:
+            limits = "" if tensor.range is None else " to ".join("any" if x is None else f"{x:g}" for x in tensor.range)
+            shape = "x".join(map(str, tensor.shape)) + (f" {tensor.layout}" if tensor.layout else "")
+            tensors.add_row(f"{way:>3} {escape(tensor.name)}", shape, tensor.dtype, limits, escape(tensor.unit))
+    forms = table("forms", "runtime", "scan", "file", "bytes", "here", right=("bytes",))
+    sizes = {file.path: file.size for file in manifest.files}
+    for variant in manifest.variants:
+        if variant.runtime in runtimes.NAMES:
+            state = runtimes.get(variant.runtime).availability()
+            here = f"yes, {state.version}" if state else f"no: {state.reason}"
+        else:
+            here = "no: unknown to this version"
+        forms.add_row(variant.runtime, variant.scan, escape(variant.path), str(sizes[variant.path]), escape(here))
+    out.print(tensors, forms, sep="\n")
+    for name in ("quantization", "accuracy", "gate"):
+        rows = list(_flat(getattr(manifest, name)))
+        if rows:
+            part = table(name, "what", "value")
+            for key, value in rows:
+                part.add_row(escape(key), escape(value))
+            out.print(part)
+    out.print()
+
+
+def _flat(content: Any, prefix: str = "") -> list[tuple[str, str]]:
+    if isinstance(content, dict):
+        return [row for key, value in content.items() for row in _flat(value, f"{prefix}{key}.")]
+    return [(prefix.rstrip("."), f"{content:.6g}" if isinstance(content, float) else str(content))]

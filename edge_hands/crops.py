@@ -1,0 +1,102 @@
+"""Aligned crops: the one square that a landmark model sees of a hand.
+
+Coordinates everywhere in the project are continuous pixels: (0, 0) is the outer corner of the first pixel,
+whose centre is (0.5, 0.5). OpenCV puts that centre at (0, 0); ``warp`` converts.
+
+A crop is turned so that wrist -> middle MCP points up and mirrored for a left hand, so a model need only
+learn upright right hands.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from edge_hands.hands import MIDDLE_MCP, WRIST
+
+#: Side of the crop over the longer side of the joints' box, seen upright.
+CROP_FACTOR = 1.45
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A square in a frame: centre and side in pixels, angle in radians, mirrored or not.
+
+    ``angle`` is the direction of "up" in the frame, clockwise from the frame's own up (-y).
+    """
+
+    center: tuple[float, float]
+    side: float
+    angle: float = 0.0
+    mirror: bool = False
+
+    def matrix(self, size: float = 1.0) -> np.ndarray:
+        """(2, 3) affine map from frame pixels to crop pixels of a ``size`` x ``size`` image (1 -> [0, 1])."""
+        scale = size / self.side
+        c, s = np.cos(self.angle) * scale, np.sin(self.angle) * scale
+        linear = np.array([[c, s], [-s, c]])
+        if self.mirror:
+            linear[0] = -linear[0]
+        return np.hstack([linear, (size / 2 - linear @ np.asarray(self.center, float))[:, None]])
+
+    def to_crop(self, uv: np.ndarray, size: float = 1.0) -> np.ndarray:
+        """Frame pixels (..., 2) -> crop coordinates (..., 2), [0, 1] inside the crop for ``size`` 1."""
+        m = self.matrix(size)
+        return uv @ m[:, :2].T + m[:, 2]
+
+    def to_frame(self, uv: np.ndarray, size: float = 1.0) -> np.ndarray:
+        """Inverse of ``to_crop``."""
+        m = self.matrix(size)
+        return (uv - m[:, 2]) @ np.linalg.inv(m[:, :2]).T
+
+    def rotation(self) -> np.ndarray:
+        """(3, 3) orthogonal map from frame camera axes to crop camera axes (x right, y down, z forward)."""
+        m = np.eye(3)
+        m[:2, :2] = self.matrix(1.0)[:, :2] * self.side
+        return m
+
+    def xyz_to_crop(self, xyz: np.ndarray) -> np.ndarray:
+        """Camera axes (..., 3) -> crop axes."""
+        return xyz @ self.rotation().T
+
+    def xyz_to_frame(self, xyz: np.ndarray) -> np.ndarray:
+        """Crop axes (..., 3) -> camera axes."""
+        return xyz @ self.rotation()
+
+    def warp(self, image: np.ndarray, size: int, border: int = cv2.BORDER_CONSTANT) -> np.ndarray:
+        """The crop of ``image`` (H, W, C) as (size, size, C), same dtype; outside the frame is black.
+
+        A crop much larger than ``size`` is area-averaged first, or fine texture would alias.
+        """
+        image, shrink = _halve_until(image, self.side / size)
+        m = self.matrix(size)
+        m[:, :2] *= shrink
+        m[:, 2] += m[:, :2] @ np.array([0.5, 0.5]) - 0.5  # pixel centres: OpenCV's (0, 0) is our (0.5, 0.5)
+        return cv2.warpAffine(image, m, (size, size), flags=cv2.INTER_LINEAR, borderMode=border)
+
+
+def _halve_until(image: np.ndarray, ratio: float) -> tuple[np.ndarray, int]:
+    shrink = 1
+    while ratio / shrink >= 2 and min(image.shape[:2]) >= 4:
+        h, w = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2
+        image = cv2.resize(image[:h, :w], (w // 2, h // 2), interpolation=cv2.INTER_AREA)
+        shrink *= 2
+    return image, shrink
+
+
+def up_angle(wrist: np.ndarray, middle_mcp: np.ndarray) -> float:
+    """Angle of wrist -> middle MCP, clockwise from the frame's up, in radians."""
+    dx, dy = np.asarray(middle_mcp, float) - np.asarray(wrist, float)
+    return float(np.arctan2(dx, -dy))
+
+
+def aligned_crop(joints_uv: np.ndarray, mirror: bool = False, factor: float = CROP_FACTOR) -> Crop:
+    """The aligned crop of joints (21, 2) in frame pixels: upright box of the joints, squared, times ``factor``."""
+    angle = up_angle(joints_uv[WRIST], joints_uv[MIDDLE_MCP])
+    upright = Crop((0.0, 0.0), 1.0, angle)
+    uv = upright.to_crop(joints_uv)
+    low, high = uv.min(0), uv.max(0)
+    center = upright.to_frame((low + high) / 2)
+    return Crop((float(center[0]), float(center[1])), float((high - low).max()) * factor, angle, mirror)

@@ -1,0 +1,8 @@
+"""Heads on the four taps: a top-down neck, the 2.5-D heat-map head, the lift to metres, the detector's grid."""
+
+from edge_hands.models.heads.grid import GridHead
+from edge_hands.models.heads.heatmap import HeatmapHead
+from edge_hands.models.heads.lift import Lift
+from edge_hands.models.heads.neck import FloatLinear, Neck
+
+__all__ = ["FloatLinear", "GridHead", "HeatmapHead", "Lift", "Neck"]

@@ -1,0 +1,84 @@
+"""The network itself in PyTorch, rebuilt from safetensors: the reference that other runtimes are compared with.
+
+``variant.config`` is ``{"model": name, "overrides": {...}, "stage": "float" | "qat"}``: a float model runs as it was
+trained, a "qat" one as the converted fake-quantised graph whose scales every other target carries.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from edge_hands.bundle import Bundle, Variant
+from edge_hands.runtimes.base import Availability, Runtime, RuntimeOptions, unreadable
+
+
+class TorchEager(Runtime):
+    """A network of edge_hands.models called eagerly."""
+
+    name = "torch"
+
+    def __init__(self, model: Any, variant: Variant, threads: int) -> None:
+        self._model, self._variant, self._threads = model, variant, threads
+
+    @classmethod
+    def availability(cls) -> Availability:
+        if any(find_spec(package) is None for package in ("torch", "safetensors")):
+            return Availability(reason="torch and safetensors are not installed: pip install 'edge-hands[train]'")
+        try:
+            return Availability(version=version("torch"))
+        except PackageNotFoundError:
+            return Availability(version="unknown")
+
+    @classmethod
+    def choose(cls, bundle: Bundle) -> Variant | None:
+        """Any variant for torch: its scan op holds both forms."""
+        return next((variant for variant in bundle.manifest.variants if variant.runtime == cls.name), None)
+
+    @classmethod
+    def load(cls, bundle: Bundle, variant: Variant, options: RuntimeOptions) -> TorchEager:
+        try:
+            model = _rebuild(bundle.contents[variant.path], variant.config)
+        except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+            raise unreadable(bundle, variant, "torch", error) from error
+        except Exception as error:  # safetensors' own error derives from Exception directly
+            if type(error).__name__ != "SafetensorError":
+                raise
+            raise unreadable(bundle, variant, "torch", error) from error
+        return cls(model, variant, options.threads)
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        import torch
+
+        before = torch.get_num_threads()
+        torch.set_num_threads(self._threads)
+        try:
+            with torch.inference_mode():
+                image = torch.from_numpy(inputs["image"])
+                found = self._model(image)
+        finally:
+            torch.set_num_threads(before)
+        return {name: np.array(found[theirs].numpy()) for name, theirs in self._variant.output_names.items()}
+
+    def close(self) -> None:
+        self._model = None
+
+
+def _rebuild(data: bytes, config: dict[str, Any]) -> Any:
+    from safetensors.torch import load
+
+    state, stage = load(data), config.get("stage", "float")
+    if stage == "qat":
+        from edge_hands.quantization.qat import rebuild
+
+        return rebuild(state, config)
+    if stage != "float":
+        raise ValueError(f"stage {stage!r} is neither float nor qat")
+    from edge_hands.models import create
+
+    model = create(config["model"], **config.get("overrides", {}))
+    model.load_state_dict(state)
+    return model.eval()

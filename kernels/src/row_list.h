@@ -1,0 +1,11 @@
+// The rows that exist. A new one is declared here, listed in rows.cpp and built in CMakeLists.txt.
+#pragma once
+
+#include "edge_hands/rows.h"
+
+namespace edge_hands {
+
+extern const Row kRowScalar;
+extern const Row kRowAvx2;
+
+}  // namespace edge_hands

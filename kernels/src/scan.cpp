@@ -1,0 +1,70 @@
+// Splits a call over threads, gives each its workspace, and sums what they share.
+#include "edge_hands/scan.h"
+
+#include <cstdlib>
+#include <memory>
+#include <new>
+
+#include "edge_hands/rows.h"
+#include "parallel.h"
+
+namespace edge_hands {
+
+namespace {
+
+struct Free {
+  void operator()(float* p) const { std::free(p); }
+};
+using Floats = std::unique_ptr<float, Free>;
+
+size_t rounded(size_t floats) { return (floats + 15) / 16 * 16; }  // whole cache lines
+
+Floats allocate(size_t floats) {
+  void* p = std::aligned_alloc(64, rounded(floats ? floats : 1) * sizeof(float));
+  if (!p) throw std::bad_alloc();
+  return Floats(static_cast<float*>(p));
+}
+
+constexpr int64_t kSplit = 32;  // channels are split over threads in multiples of this: one wide tile of any row
+
+}  // namespace
+
+void scan_forward(const Row& row, const Scan& scan, float* y, int threads) {
+  if (!scan.batch || !scan.length || !scan.channels) return;
+  const int64_t blocks = (scan.channels + kSplit - 1) / kSplit;
+  int64_t splits = threads > scan.batch ? (threads + scan.batch - 1) / scan.batch : 1;
+  splits = splits < blocks ? splits : blocks;
+  const int64_t items = scan.batch * splits;
+  const size_t each = rounded(row.forward_floats(scan, 0, scan.channels));
+  const Floats work = allocate(each * size_t(workers(items, threads)));
+  parallel(items, threads, [&](int worker, int64_t first, int64_t last) {
+    for (int64_t item = first; item < last; ++item) {
+      const int64_t split = item % splits, end = blocks * (split + 1) / splits * kSplit;
+      row.forward(scan, item / splits, blocks * split / splits * kSplit, end < scan.channels ? end : scan.channels, y,
+                  work.get() + size_t(worker) * each);
+    }
+  });
+}
+
+void scan_backward(const Row& row, const Scan& scan, const float* grad_y, const ScanGradients& gradients, int threads) {
+  const int64_t per_A = scan.channels * scan.states, shared = per_A + scan.channels;
+  for (int64_t i = 0; i < per_A; ++i) gradients.A[i] = 0.0f;
+  for (int64_t i = 0; i < scan.channels; ++i) gradients.D[i] = 0.0f;
+  if (!scan.batch || !scan.length || !scan.channels) return;
+  const int count = workers(scan.batch, threads);
+  const size_t own = rounded(size_t(shared)), each = own + rounded(row.backward_floats(scan));
+  const Floats work = allocate(each * size_t(count));
+  parallel(scan.batch, threads, [&](int worker, int64_t first, int64_t last) {
+    float* sums = work.get() + size_t(worker) * each;
+    for (int64_t i = 0; i < shared; ++i) sums[i] = 0.0f;
+    for (int64_t image = first; image < last; ++image)
+      row.backward(scan, image, grad_y, gradients, sums, sums + per_A, sums + own);
+  });
+  for (int worker = 0; worker < count; ++worker) {
+    const float* sums = work.get() + size_t(worker) * each;
+    for (int64_t i = 0; i < per_A; ++i) gradients.A[i] += sums[i];
+    for (int64_t i = 0; i < scan.channels; ++i) gradients.D[i] += sums[per_A + i];
+  }
+}
+
+}  // namespace edge_hands

@@ -1,0 +1,1 @@
+"""Training, quantisation and evaluation. Needs torch: install the extra ``[train]``."""

@@ -1,0 +1,1 @@
+"""Training data: shard readers, augmentation and the loader that feeds the training loop."""

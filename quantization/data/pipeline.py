@@ -1,0 +1,92 @@
+"""The loader: one thread that prepares batches ahead of the training loop, in an order that a seed decides.
+
+Batch ``index`` of ``epoch`` is a function of (seed, epoch, index) and of how many samples the pool held when the epoch
+began, so a resumed run sees exactly what the interrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from edge_hands.errors import DataError
+from edge_hands.quantization.data.shards import Pool
+
+Batches = Callable[[np.ndarray, np.random.Generator], dict[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Position:
+    """A place in the stream: the batch to come. ``samples`` is the pool's size when the epoch began, 0 for unknown."""
+
+    epoch: int = 0
+    index: int = 0
+    samples: int = 0
+
+
+class Loader:
+    """Endless iterator over (batch, position after it). Shards that appear are taken in when an epoch begins.
+
+    ``cv2`` is held to one thread: the training loop needs the cores. Raises DataError when the pool is smaller than a
+    batch, and whatever the worker met.
+    """
+
+    def __init__(self, pool: Pool, batches: Batches, batch: int, seed: int, start: Position = Position(), ahead: int = 8):
+        if len(pool) < batch:
+            raise DataError(f"{len(pool)} samples in {pool.directory} do not fill a batch of {batch}; add shards")
+        cv2.setNumThreads(1)
+        self._pool, self._batches, self._batch, self._seed = pool, batches, batch, seed
+        self._queue: queue.Queue = queue.Queue(ahead)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, args=(start,), daemon=True, name="edge-hands-loader")
+        self._thread.start()
+
+    def __iter__(self) -> Loader:
+        return self
+
+    def __next__(self) -> tuple[dict[str, np.ndarray], Position]:
+        item = self._queue.get()
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    @property
+    def ready(self) -> int:
+        """Batches that wait: 0 says that the loader is the slower side."""
+        return self._queue.qsize()
+
+    def close(self) -> None:
+        self._stop.set()
+        while self._thread.is_alive():
+            try:
+                self._queue.get(timeout=0.05)
+            except queue.Empty:
+                pass
+
+    def _work(self, start: Position) -> None:
+        try:
+            for item in self._stream(start):
+                self._queue.put(item)
+                if self._stop.is_set():
+                    return
+        except BaseException as error:  # handed to the consumer, which raises it
+            self._queue.put(error)
+
+    def _stream(self, place: Position):
+        while True:
+            samples = place.samples if 0 < place.samples <= len(self._pool) else len(self._pool)
+            order = np.random.default_rng((self._seed, place.epoch)).permutation(samples)
+            count = samples // self._batch
+            for index in range(place.index, count):
+                rng = np.random.default_rng((self._seed, place.epoch, index))
+                batch = self._batches(order[index * self._batch : (index + 1) * self._batch], rng)
+                last = index + 1 == count
+                after = Position(place.epoch + 1) if last else Position(place.epoch, index + 1, samples)
+                yield batch, after
+            self._pool.refresh()
+            place = Position(place.epoch + 1)

@@ -1,0 +1,318 @@
+"""The training loop of landmark models and detectors: AdamW, averaged weights, bf16 autocast, exact resume.
+
+``train`` runs until its budget of minutes or samples is spent or it is told to stop, and writes to its folder a
+checkpoint (see ``checkpoint.py``) and ``log.jsonl``: one line a report, with ``"event"`` "step", "validation",
+"checkpoint", "skipped" or "end".
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from math import cos, inf, pi
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from edge_hands import models
+from edge_hands.errors import DataError
+from edge_hands.quantization import checkpoint, losses
+from edge_hands.quantization.data.augment import Augmentation, CropBatches
+from edge_hands.quantization.data.frames import FrameAugmentation, FrameBatches
+from edge_hands.quantization.data.pipeline import Loader, Position
+from edge_hands.quantization.data.shards import Pool
+from edge_hands.quantization.evaluate import evaluate, torch_predictor
+from edge_hands.quantization.parallel import Replicas
+
+#: Non-finite losses in a row after which training gives up.
+MAX_SKIPPED = 20
+#: Layers whose learning rate is scaled by ``Recipe.offset_lr``: where the deformable scan samples, and how strongly.
+_SAMPLING_LAYERS = ("offset", "weight_proj")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a run besides the data. One of ``minutes`` and ``samples`` must be set."""
+
+    model: str
+    overrides: dict = field(default_factory=dict)  # of the model's config
+    minutes: float | None = None
+    samples: int | None = None
+    batch: int = 64
+    lr: float = 2e-3
+    offset_lr: float = 0.1  # times lr
+    final_lr: float = 0.01  # times lr, where the cosine ends
+    warmup: int = 150  # steps
+    weight_decay: float = 0.01
+    clip: float = 5.0
+    ema: float = 0.999
+    bf16: bool = True
+    threads: int = 2
+    seed: int = 0
+    log_every: int = 50  # steps
+    validate_minutes: float = 4.0
+    validate_count: int = 512
+    checkpoint_minutes: float = 5.0
+    augmentation: dict = field(default_factory=dict)
+    loss: dict = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, settings: dict) -> Recipe:
+        """From a recipe file's table. Raises DataError for a setting that does not exist or a missing budget."""
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(settings.keys() - known):
+            raise DataError(f"a recipe has no setting {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+        recipe = cls(**settings)
+        if recipe.minutes is None and recipe.samples is None:
+            raise DataError("a recipe needs a budget: give --minutes or --samples")
+        return recipe
+
+
+@dataclass(frozen=True)
+class Task:
+    """What differs between the kinds of model."""
+
+    shards: str
+    batches: type
+    augmentation: type
+    loss: Callable[..., losses.Losses]
+    weights: type
+
+
+TASKS = {
+    "landmarks": Task("crop", CropBatches, Augmentation, losses.landmark_loss, losses.LandmarkWeights),
+    "detector": Task("frame", FrameBatches, FrameAugmentation, losses.detector_loss, losses.DetectorWeights),
+}
+
+Report = Callable[[dict], None]
+
+
+def train(recipe: Recipe, data: str | Path, out: str | Path, resume: bool = False, report: Report | None = None) -> dict:
+    """Train on the shards in ``data``; returns the last validation's metrics.
+
+    ``report`` gets every record of the log. SIGTERM and SIGINT end the run after the current step, with a checkpoint.
+    Raises DataError: no shards or of the wrong kind, nothing to resume, or 20 non-finite losses in a row.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # the replicas are the threads
+    run = Run(recipe, data, out, resume, report)
+    try:
+        with _stop_on_signal() as stop:
+            return run.loop(stop)
+    finally:
+        run.close()
+        torch.set_num_threads(before)
+
+
+class Run:
+    """State of one run: weights, their average, the optimiser, the place in the data and what has been spent."""
+
+    def __init__(self, recipe: Recipe, data: str | Path, out: str | Path, resume: bool, report: Report | None) -> None:
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.out, self.report = recipe, Path(out), report
+        self.model = models.create(recipe.model, **recipe.overrides)
+        self.task = TASKS[self.model.kind]
+        self.weights = self.task.weights(**recipe.loss)
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        self.optimiser = torch.optim.AdamW(_groups(self.model, recipe), lr=recipe.lr, fused=True)
+        self.step, self.samples, self.seconds, self.skipped = 0, 0, 0.0, 0
+        self.position, self.metrics = Position(), {}
+        if resume:
+            self._restore()
+
+        size = self.model.config.image_size
+        augmentation = self.task.augmentation(**recipe.augmentation)
+        self.pool = Pool(data, "train", self.task.shards)
+        self.validation = self.task.batches(Pool(data, "val", self.task.shards), size, None)
+        batches = self.task.batches(self.pool, size, augmentation)
+        self.loader = Loader(self.pool, batches, recipe.batch, recipe.seed, self.position)
+        self.replicas = Replicas(self.model, recipe.threads, self._losses)
+        self.out.mkdir(parents=True, exist_ok=True)
+
+    def close(self) -> None:
+        self.loader.close()
+        self.replicas.close()
+
+    def loop(self, stop: threading.Event) -> dict:
+        recipe, begun, spent = self.recipe, time.monotonic(), self.seconds
+        saved = validated = begun
+        window = _Window()
+        while self.fraction < 1 and not stop.is_set():
+            arrays, self.position = next(self.loader)
+            window.waited()
+            self._train_step(arrays, window)
+            now = time.monotonic()
+            self.seconds = spent + now - begun
+            if self.step % recipe.log_every == 0 and window.steps:
+                self._log("step", lr=self.lr, **window.summary(recipe.batch), ready=self.loader.ready, pool=len(self.pool))
+                window = _Window()
+            if now - validated > recipe.validate_minutes * 60:
+                self._validate()
+                validated, window = time.monotonic(), _Window()
+            if now - saved > recipe.checkpoint_minutes * 60:
+                self._save()
+                saved, window = time.monotonic(), _Window()
+        if not stop.is_set():
+            self._validate()
+        self._save()
+        self._log("end", stopped=stop.is_set())
+        return self.metrics
+
+    @property
+    def fraction(self) -> float:
+        """Share of the budget that is spent."""
+        minutes, samples = self.recipe.minutes or inf, self.recipe.samples or inf
+        return max(self.seconds / 60 / minutes, self.samples / samples)
+
+    @property
+    def lr(self) -> float:
+        """Linear warm-up, then a cosine over the budget."""
+        r = self.recipe
+        decay = r.final_lr + (1 - r.final_lr) * 0.5 * (1 + cos(pi * min(1.0, self.fraction)))
+        return r.lr * min(1.0, (self.step + 1) / max(1, r.warmup)) * decay
+
+    def _train_step(self, arrays: dict, window: _Window) -> None:
+        batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.lr * group["factor"]
+        self.optimiser.zero_grad()
+        parts = self.replicas.backward(batch)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        self.samples += len(batch["image"])
+        if not (parts["loss"].isfinite() and norm.isfinite()):
+            self._skip(parts["loss"])
+            return
+        self.optimiser.step()
+        self.step, self.skipped = self.step + 1, 0
+        _average(self.average, self.model, min(self.recipe.ema, (1 + self.step) / (10 + self.step)))
+        window.add({**parts, "gradient": norm})
+
+    def _losses(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Total and parts of the loss of one share of a batch; the total carries the gradient."""
+        image = batch["image"].permute(0, 3, 1, 2).to(torch.float32).div_(255)  # channels last in memory
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.bf16):
+            features = model.features(image)
+        total, parts = self.task.loss(features, batch, self.weights)
+        return {"loss": total, **parts}
+
+    def _skip(self, loss: Tensor) -> None:
+        self.skipped += 1
+        self.replicas.reset_statistics(self.average)
+        self._log("skipped", loss=float(loss), in_a_row=self.skipped)
+        if self.skipped >= MAX_SKIPPED:
+            raise DataError(
+                f"{MAX_SKIPPED} steps in a row had a non-finite loss or gradient (step {self.step}): "
+                "lower --lr, or look for NaN in the labels; the last checkpoint is untouched"
+            )
+
+    def _validate(self) -> None:
+        begun = time.monotonic()
+        predict = torch_predictor(self.average, self.recipe.bf16)
+        self.metrics = evaluate(self.model.kind, predict, self.validation, self.recipe.validate_count, self.recipe.batch)
+        self._log("validation", metrics=self.metrics, took=round(time.monotonic() - begun, 2))
+
+    def _log(self, event: str, **values) -> None:
+        record = {"event": event, "step": self.step, "samples": self.samples, "seconds": round(self.seconds, 1)}
+        record |= {"fraction": round(min(1.0, self.fraction), 5), **values}
+        with open(self.out / "log.jsonl", "a") as file:
+            file.write(json.dumps(record) + "\n")
+        if self.report:
+            self.report(record)
+
+    def _save(self) -> None:
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        state = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for parameter, moments in self.optimiser.state.items():
+            state |= {f"optimiser.{key}.{names[parameter]}": tensor for key, tensor in moments.items()}
+        state["rng"] = torch.get_rng_state()
+        place = {"position": asdict(self.position), "seconds": self.seconds, "recipe": asdict(self.recipe)}
+        meta = checkpoint.Meta(
+            self.recipe.model, self.recipe.overrides, self.step, self.samples, "float", self.metrics, place
+        )
+        checkpoint.save(self.out, self.average, meta, state)
+        self._log("checkpoint")
+
+    def _restore(self) -> None:
+        meta = checkpoint.load_meta(self.out)
+        if (meta.model, meta.overrides) != (self.recipe.model, self.recipe.overrides):
+            raise DataError(f"{self.out} holds a {meta.model} {meta.overrides}, not a {self.recipe.model}; use another --out")
+        checkpoint.restore(self.average, checkpoint.load_tensors(self.out, checkpoint.MODEL, meta.step), self.out)
+        state = checkpoint.load_tensors(self.out, checkpoint.RESUME, meta.step)
+        weights = {n.removeprefix("model."): t for n, t in state.items() if n.startswith("model.")}
+        checkpoint.restore(self.model, weights, self.out / checkpoint.RESUME)
+        for name, parameter in self.model.named_parameters():
+            keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"optimiser.{key}.{name}" in state]
+            moments = {key: state[f"optimiser.{key}.{name}"] for key in keys}
+            for key in ("exp_avg", "exp_avg_sq"):
+                if key in moments:  # in the parameter's own memory format, as the fused optimiser wants it
+                    moments[key] = torch.empty_like(parameter).detach().copy_(moments[key])
+            self.optimiser.state[parameter] = moments
+        torch.set_rng_state(state["rng"])
+        self.step, self.samples, self.metrics = meta.step, meta.samples, meta.metrics
+        self.seconds, self.position = meta.resume["seconds"], Position(**meta.resume["position"])
+
+
+class _Window:
+    """Sums between two lines of the log."""
+
+    def __init__(self) -> None:
+        self.steps, self.begun, self.wait, self._mark = 0, time.monotonic(), 0.0, time.monotonic()
+        self._sums: dict[str, Tensor] = {}
+
+    def waited(self) -> None:
+        self.wait += time.monotonic() - self._mark
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        self.steps += 1
+        self._sums = {name: value + self._sums.get(name, 0.0) for name, value in values.items()}
+        self._mark = time.monotonic()
+
+    def summary(self, batch: int) -> dict:
+        took = time.monotonic() - self.begun
+        means = {name: round(float(value) / self.steps, 5) for name, value in self._sums.items()}
+        return {"images_per_second": round(self.steps * batch / took, 1), "waiting": round(self.wait / took, 3), **means}
+
+
+def _groups(model: nn.Module, recipe: Recipe) -> list[dict]:
+    """Parameter groups: weights decay, biases, norms and scan parameters do not; sampling layers learn slowly."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        slow = any(layer in name.split(".") for layer in _SAMPLING_LAYERS)
+        groups.setdefault((slow, name.endswith(".weight") and parameter.dim() > 1), []).append(parameter)
+    return [
+        {"params": ps, "factor": recipe.offset_lr if slow else 1.0, "weight_decay": recipe.weight_decay if decays else 0.0}
+        for (slow, decays), ps in groups.items()
+    ]
+
+
+@torch.no_grad()
+def _average(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """average = decay * average + (1 - decay) * model, for weights and batch-norm statistics."""
+    pairs = list(zip(average.state_dict().values(), model.state_dict().values(), strict=True))
+    floating = [(a, m) for a, m in pairs if a.is_floating_point()]
+    torch._foreach_lerp_([a for a, _ in floating], [m for _, m in floating], 1 - decay)
+    for a, m in pairs:
+        if not a.is_floating_point():
+            a.copy_(m)
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set; outside the main thread signals cannot be caught and it stays unset."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
