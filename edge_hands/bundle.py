@@ -210,9 +210,9 @@ def write_manifest(folder: str | os.PathLike[str], manifest: Manifest) -> Path:
     """
     path = Path(folder) / MANIFEST
     try:
-        content = manifest.model_dump(mode="json", by_alias=True)
+        content = manifest.model_dump(by_alias=True)
         text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise BundleError(f"{path}: the manifest holds a value that JSON cannot: {error}.") from error
     _parse(path, text.encode())
     new = path.with_name(f".{MANIFEST}.new")
@@ -227,6 +227,7 @@ def _parse(path: Path, data: bytes) -> Manifest:
         content = json.loads(
             data.decode("utf-8"), parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_unique
         )
+        _check_text(content)
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise BundleError(f"{path} is not a manifest in JSON: {reason}.") from error
@@ -288,6 +289,17 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise ValueError("a key occurs twice in one object")
     return found
+
+
+def _check_text(content: Any) -> None:
+    """ValueError for a control character: a manifest is printed, and must not steer the terminal."""
+    if isinstance(content, str) and not content.replace("\n", "").isprintable():
+        raise ValueError(f"the text {content[:40]!r} holds control characters")
+    for part in content if isinstance(content, list) else ():
+        _check_text(part)
+    for key, value in content.items() if isinstance(content, dict) else ():
+        _check_text(key)
+        _check_text(value)
 
 
 def bundled(kind: str) -> Path:

@@ -26,35 +26,35 @@ def draw_hands(frame: np.ndarray, hands: Sequence[Hand]) -> np.ndarray:
     """
     image = np.array(check_frame(frame))
     for hand in hands:
-        _draw_skeleton(image, hand)
+        draw_skeleton(image, hand.joints_uv, hand.confidence)
     for hand in hands:
         _draw_label(image, hand)
     return image
 
 
-def _width(image: np.ndarray, hand: Hand) -> float:
-    """Line width in pixels: 1/60 of the hand, but between 1/800 and 1/150 of the picture."""
-    long, box = max(image.shape[:2]), hand.box
-    return float(np.clip(max(box[2:] - box[:2]) / 60, max(1.0, long / 800), max(1.5, long / 150)))
-
-
-def _draw_skeleton(image: np.ndarray, hand: Hand) -> None:
-    width = _width(image, hand)
+def draw_skeleton(image: np.ndarray, joints_uv: np.ndarray, confidence: np.ndarray) -> None:
+    """Bones and joints (21, 2) in pixels drawn into ``image`` (H, W, 3) uint8 RGB in place; ``confidence`` (21,)."""
+    width = _width(image, joints_uv)
     for parent, child in BONES:
-        sure = min(hand.confidence[parent], hand.confidence[child])
-        color = _faded(FINGER_COLORS[(child - 1) // 4], sure)
-        start, end = _point(hand.joints_uv[parent]), _point(hand.joints_uv[child])
+        color = _faded(FINGER_COLORS[(child - 1) // 4], min(confidence[parent], confidence[child]))
+        start, end = _point(joints_uv[parent]), _point(joints_uv[child])
         cv2.line(image, start, end, (20, 20, 20), max(1, round(width * 1.8)), cv2.LINE_AA, _SHIFT)
         cv2.line(image, start, end, color, max(1, round(width)), cv2.LINE_AA, _SHIFT)
-    for joint, (uv, sure) in enumerate(zip(hand.joints_uv, hand.confidence, strict=True)):
+    for joint, (uv, sure) in enumerate(zip(joints_uv, confidence, strict=True)):
         color = _WRIST_COLOR if joint == WRIST else FINGER_COLORS[(joint - 1) // 4]
         radius = width * (1.6 if joint == WRIST else 1.2) * 2**_SHIFT
         cv2.circle(image, _point(uv), round(radius * 1.35), (20, 20, 20), -1, cv2.LINE_AA, _SHIFT)
         cv2.circle(image, _point(uv), round(radius), _faded(color, sure), -1, cv2.LINE_AA, _SHIFT)
 
 
+def _width(image: np.ndarray, joints_uv: np.ndarray) -> float:
+    """Line width in pixels: 1/60 of the hand, but between 1/800 and 1/150 of the picture."""
+    long = max(image.shape[:2])
+    return float(np.clip(np.ptp(joints_uv, axis=0).max() / 60, max(1.0, long / 800), max(1.5, long / 150)))
+
+
 def _draw_label(image: np.ndarray, hand: Hand) -> None:
-    color, width = SIDE_COLORS[hand.handedness], max(1, round(_width(image, hand) * 0.7))
+    color, width = SIDE_COLORS[hand.handedness], max(1, round(_width(image, hand.joints_uv) * 0.7))
     low, high = hand.box[:2], hand.box[2:]
     margin = 0.06 * max(high - low)
     cv2.rectangle(image, _point(low - margin), _point(high + margin), color, width, cv2.LINE_AA, _SHIFT)

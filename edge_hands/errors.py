@@ -1,4 +1,4 @@
-"""Every error that edge_hands raises on purpose. Each message is one sentence or two: what, expected, found, what to do."""
+"""Every error that edge_hands raises on purpose. A message says in a sentence: what, expected, found, what to do."""
 
 from __future__ import annotations
 

@@ -16,11 +16,11 @@ from edge_hands.openxr import JointPoses, joint_poses
 class Hand:
     """One hand of one frame; all values are finite.
 
-    ``joints_uv`` (21, 2) pixels of the frame; ``joints_xyz`` (21, 3) metres relative to the wrist, camera axes (x right,
-    y down, z forward); ``confidence`` (21,) in [0, 1]; ``handedness`` "left" or "right" of the person, for an unmirrored
-    picture, with its probability ``handedness_score``; ``score`` probability that it is a hand; ``id`` stays with the
-    hand from frame to frame; ``box`` (4,) x0 y0 x1 y1 of the joints in pixels. An image does not tell a hand's size:
-    metres are those of a hand of the tracker's ``hand_size``.
+    ``joints_uv`` (21, 2) pixels of the frame; ``joints_xyz`` (21, 3) metres relative to the wrist, camera axes (x
+    right, y down, z forward); ``confidence`` (21,) in [0, 1]; ``handedness`` "left" or "right" of the person, for an
+    unmirrored picture, with its probability ``handedness_score``; ``score`` probability that it is a hand; ``id`` stays
+    with the hand from frame to frame; ``box`` (4,) x0 y0 x1 y1 of the joints in pixels. An image does not tell a hand's
+    size: metres are those of a hand of the tracker's ``hand_size``.
     """
 
     joints_uv: np.ndarray
@@ -41,7 +41,7 @@ class Hand:
         return self.joints_xyz + place(self.joints_xyz, self.joints_uv, intrinsics, self.confidence)
 
     def openxr(self, intrinsics: Intrinsics | None = None) -> JointPoses:
-        """The 26 poses of XR_EXT_hand_tracking in OpenXR's axes: from the camera, or from the wrist without intrinsics."""
+        """The 26 poses of XR_EXT_hand_tracking in OpenXR's axes: from the camera, or without intrinsics the wrist."""
         joints = self.joints_xyz if intrinsics is None else self.joints_camera(intrinsics)
         return joint_poses(joints, self.handedness)
 

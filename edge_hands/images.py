@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from edge_hands.crops import halve_until
 from edge_hands.errors import FrameError
 
 MIN_SIDE, MAX_SIDE = 16, 16384
@@ -74,8 +75,8 @@ class View:
         x0, y0 = max(0, int(self.left)), max(0, int(self.top))
         x1, y1 = min(width, int(np.ceil(self.left + self.side))), min(height, int(np.ceil(self.top + self.side)))
         scale = size / self.side
-        part = frame[y0:y1, x0:x1]
-        shape = max(1, round((x1 - x0) * scale)), max(1, round((y1 - y0) * scale))
+        part, shrink = halve_until(frame[y0:y1, x0:x1], 1 / scale)
+        shape = tuple(max(1, round(length * shrink * scale)) for length in part.shape[1::-1])
         part = cv2.resize(part, shape, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
         canvas = np.zeros((size, size, 3), frame.dtype)
         left, top = max(0, round((x0 - self.left) * scale)), max(0, round((y0 - self.top) * scale))

@@ -39,7 +39,7 @@ _TO_XR = np.array([1.0, -1.0, -1.0])
 
 @dataclass(frozen=True)
 class JointPoses:
-    """26 poses: ``positions`` (26, 3) metres, ``orientations`` (26, 4) unit quaternions x y z w, ``radii`` (26,) metres."""
+    """26 poses: ``positions`` (26, 3) in metres, ``orientations`` (26, 4) unit quaternions x y z w, ``radii`` (26,)."""
 
     positions: np.ndarray
     orientations: np.ndarray

@@ -167,9 +167,7 @@ def _video_source(path: Path) -> Source:
     capture = _capture(str(path), str(path))
     count, fps = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
     capture.release()
-    return Source(
-        "video", (path,), int(count) if 0 < count < 1e9 else None, float(fps) if 0 < fps < 1e4 else None
-    )
+    return Source("video", (path,), int(count) if 0 < count < 1e9 else None, float(fps) if 0 < fps < 1e4 else None)
 
 
 def _video_frames(source: Source) -> Iterator[Frame]:
@@ -181,7 +179,9 @@ def _capture(source: str | int, name: str) -> cv2.VideoCapture:
     with _quiet():
         capture = cv2.VideoCapture(source)
     if not capture.isOpened():
-        hint = "is there one, and may you use it?" if isinstance(source, int) else "it is damaged or of an unknown codec."
+        hint = (
+            "is there one, and may you use it?" if isinstance(source, int) else "it is damaged or of an unknown codec."
+        )
         raise DataError(f"{name} cannot be opened as a video: {hint}")
     return capture
 

@@ -102,11 +102,11 @@ class HandTracker:
     """Tracks hands through frames. A context manager; it belongs to one thread at a time.
 
     landmarks, detector: folders of bundles, or open sessions (then the caller closes them); None for the bundled ones.
-    runtime, threads: as in ``Session.open``. max_hands: of a frame, best first. hand_size: sum of the 20 bone lengths in
-    metres of this user, to which ``joints_xyz`` is scaled. detect_threshold, presence_threshold: probabilities below
-    which a candidate is no hand. detect_every: while fewer than max_hands are tracked, look for more in every n-th frame.
-    tiles: views of a photograph beside the whole, (2, 3) for 2x2 and 3x3; None lets its size decide. smoothing: one-euro
-    settings for video, speeds in hand sizes per second; None for raw joints.
+    runtime, threads: as in ``Session.open``. max_hands: of a frame, best first. hand_size: sum of the 20 bone lengths
+    in metres of this user, to which ``joints_xyz`` is scaled. detect_threshold, presence_threshold: probabilities
+    below which a candidate is no hand. detect_every: while fewer than max_hands are tracked, look for more in every
+    n-th frame. tiles: views of a photograph beside the whole, (2, 3) for 2x2 and 3x3; None lets its size decide.
+    smoothing: one-euro settings for video, speeds in hand sizes per second; None for raw joints.
     """
 
     def __init__(

@@ -13,11 +13,6 @@ import math
 import torch
 
 
-#: Sampling points of a deformable scan in the models: the 3 x 3 neighbourhood.
-_SIDE = 3
-_POINTS = _SIDE * _SIDE
-
-
 def selective_scan(
     x: torch.Tensor,
     delta: torch.Tensor,
@@ -41,9 +36,10 @@ def deformable_scan(
     D: torch.Tensor,
     height: int,
     width: int,
+    points: int = 9,
 ) -> torch.Tensor:
-    """``edge_hands::deformable_scan`` for batch 1 and nine points; shapes as the op's."""
-    return _scan(_deform(x, offset, weight, height, width), delta, A, B, C) + x * D
+    """``edge_hands::deformable_scan`` for batch 1 and n x n points, n odd; shapes as the op's."""
+    return _scan(_deform(x, offset, weight, height, width, points), delta, A, B, C) + x * D
 
 
 def _softplus(x: torch.Tensor) -> torch.Tensor:
@@ -56,18 +52,18 @@ def _ramp(count: int) -> torch.Tensor:
     return torch.arange(count).to(torch.float32)
 
 
-def _deform(x: torch.Tensor, offset: torch.Tensor, weight: torch.Tensor, height: int, width: int) -> torch.Tensor:
+def _deform(x: torch.Tensor, offset: torch.Tensor, weight: torch.Tensor, height: int, width: int, points: int) -> torch.Tensor:
     """sum_k w_k x(p + a_k + o_k): x (1, L, D) -> (1, L, D)."""
     length, channels = x.shape[1:]
-    groups = weight.shape[-1] // _POINTS
-    anchor = _ramp(_SIDE) - float(_SIDE // 2)
-    rows = _ramp(height).reshape(height, 1, 1, 1) + anchor.reshape(_SIDE, 1)
-    columns = _ramp(width).reshape(width, 1, 1) + anchor.reshape(1, _SIDE)
-    base_y = rows.expand(height, width, _SIDE, _SIDE).reshape(length, 1, _POINTS)
-    base_x = columns.expand(height, width, _SIDE, _SIDE).reshape(length, 1, _POINTS)
-    pairs = offset.reshape(length, groups, _POINTS, 2)
+    groups, side = weight.shape[-1] // points, math.isqrt(points)
+    anchor = _ramp(side) - float(side // 2)
+    rows = _ramp(height).reshape(height, 1, 1, 1) + anchor.reshape(side, 1)
+    columns = _ramp(width).reshape(width, 1, 1) + anchor.reshape(1, side)
+    base_y = rows.expand(height, width, side, side).reshape(length, 1, points)
+    base_x = columns.expand(height, width, side, side).reshape(length, 1, points)
+    pairs = offset.reshape(length, groups, points, 2)
     y, z = pairs[..., 0] + base_y, pairs[..., 1] + base_x  # (L, G, K)
-    hat_y = torch.relu(1.0 - torch.abs(y.unsqueeze(-1) - _ramp(height))) * weight.reshape(length, groups, _POINTS, 1)
+    hat_y = torch.relu(1.0 - torch.abs(y.unsqueeze(-1) - _ramp(height))) * weight.reshape(length, groups, points, 1)
     hat_x = torch.relu(1.0 - torch.abs(z.unsqueeze(-1) - _ramp(width)))
     matrix = torch.matmul(hat_y.transpose(2, 3), hat_x)  # (L, G, H, W)
     matrix = matrix.reshape(length, groups, length).transpose(0, 1)  # (G, L, L)

@@ -82,9 +82,7 @@ def deformable_scan(
     check_scan(shapes)
     check_deform(shapes, height, width, points)
     y = np.empty_like(x)
-    _native.forward(
-        isa or "", x, offset, weight, delta, A, B, C, D, height, width, points, y, check_threads(threads)
-    )
+    _native.forward(isa or "", x, offset, weight, delta, A, B, C, D, height, width, points, y, check_threads(threads))
     return y
 
 
@@ -95,6 +93,8 @@ def _check_arrays(arrays: dict[str, np.ndarray]) -> None:
         if array.dtype != np.float32:
             raise TypeError(f"{name}: expected dtype float32, found {array.dtype}. Convert it with astype(np.float32).")
         if not array.flags.c_contiguous:
-            raise ValueError(f"{name}: expected a C-contiguous array, found strides {array.strides}. Use np.ascontiguousarray.")
+            raise ValueError(
+                f"{name}: expected a C-contiguous array, found strides {array.strides}. Use np.ascontiguousarray."
+            )
         if not np.isfinite(array).all():
             raise ValueError(f"{name}: expected finite values, found NaN or infinity.")

@@ -47,7 +47,10 @@ def check_deform(shapes: Mapping[str, Shape], height: int, width: int, points: i
     if groups < 1 or total % points:
         raise ValueError(f"weight: expected a last dimension that is a multiple of points = {points}, found {total}.")
     if channels % groups:
-        raise ValueError(f"weight: {total} weights of {points} points are {groups} groups, which do not divide {channels} channels of x.")
+        raise ValueError(
+            f"weight: expected {points} weights a group, of groups that divide the {channels} channels of x, "
+            f"found {total}, which makes {groups} groups."
+        )
     check_shape("offset", shapes["offset"], (batch, length, 2 * total))
     if length * channels >= 2**31:
         raise ValueError(f"x: expected fewer than 2**31 elements an image, found {length * channels}.")

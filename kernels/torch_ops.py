@@ -64,9 +64,7 @@ def selective_scan_backward(
     """Gradients of sum(y * grad_y) of the six inputs, in their order."""
     gradients = [_empty(tensor) for tensor in (x, delta, A, B, C, D)]
     grad_y, x, *rest = _arrays((grad_y, x, delta, A, B, C, D))
-    _native.backward(
-        "", grad_y, x, None, None, *rest, 0, 0, 0, [g.numpy() for g in gradients], torch.get_num_threads()
-    )
+    _native.backward("", grad_y, x, None, None, *rest, 0, 0, 0, [g.numpy() for g in gradients], torch.get_num_threads())
     return gradients
 
 

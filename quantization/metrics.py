@@ -49,6 +49,7 @@ def landmark_metrics(outputs: dict[str, np.ndarray], truth: dict[str, np.ndarray
     (n, J). ``truth``: uv, xyz, present, handed as ``data.augment.CropBatches`` makes them. Percent are of the crop's
     side, px256 pixels of a 256 crop, mm after alignment to the true metres.
     """
+    outputs, finite = _finite(outputs)
     hand = truth["present"] > 0.5
     percent = joint_errors(outputs["joints_uv"][hand], truth["uv"][hand]) * 100
     mm = pa_errors(outputs["joints_xyz"][hand], truth["xyz"][hand]) * 1000
@@ -56,6 +57,7 @@ def landmark_metrics(outputs: dict[str, np.ndarray], truth: dict[str, np.ndarray
     return {
         "crops": len(hand),
         "hands": int(hand.sum()),
+        "finite": finite,
         "error_2d_percent": float(percent.mean()),
         "error_2d_percent_median": float(np.median(percent)),
         "error_2d_px256": float(percent.mean() * 2.56),
@@ -130,6 +132,7 @@ def detector_metrics(outputs: dict[str, np.ndarray], truth: dict[str, np.ndarray
     recall and precision at score ``threshold``; errors are of found hands: of the aligned crop's centre and side in
     percent of the true side, of its up direction in degrees.
     """
+    outputs, finite = _finite(outputs)
     scores, hits, pairs, total = [], [], [], 0
     for i in range(len(truth["valid"])):
         real = np.flatnonzero(truth["valid"][i] > 0.5)
@@ -149,6 +152,7 @@ def detector_metrics(outputs: dict[str, np.ndarray], truth: dict[str, np.ndarray
     found = {
         "frames": len(truth["valid"]),
         "hands": total,
+        "finite": finite,
         "average_precision": average_precision(scores, hits, total),
         "recall": float(hits[confident].sum() / max(total, 1)),
         "precision": float(hits[confident].mean()) if confident.any() else 0.0,
@@ -170,3 +174,9 @@ def detector_metrics(outputs: dict[str, np.ndarray], truth: dict[str, np.ndarray
         "up_angle_degrees_median": float(np.median(angle)),
         "up_angle_degrees_p90": float(np.percentile(angle, 90)),
     }
+
+
+def _finite(outputs: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], float]:
+    """The outputs with 0 for what is not finite, which counts as wrong, and the share of samples that were finite."""
+    good = np.all([np.isfinite(o).reshape(len(o), -1).all(1) for o in outputs.values()], axis=0)
+    return {name: np.nan_to_num(o, nan=0.0, posinf=0.0, neginf=0.0) for name, o in outputs.items()}, float(good.mean())

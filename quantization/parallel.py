@@ -18,7 +18,10 @@ Losses = Callable[[nn.Module, dict[str, Tensor]], dict[str, Tensor]]
 
 
 class Replicas:
-    """Copies of a model that share its parameters, each with its own gradients and batch-norm statistics."""
+    """Copies of a model that share its parameters, each with its own gradients and batch-norm statistics.
+
+    The statistics are never joined: the training loop measures those of the averaged weights anew.
+    """
 
     def __init__(self, model: nn.Module, count: int, losses: Losses) -> None:
         self._losses = losses
@@ -29,7 +32,7 @@ class Replicas:
         self._pool = ThreadPoolExecutor(count, "edge-hands-replica", initializer=torch.set_num_threads, initargs=(1,))
 
     def backward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Gradients of the mean loss into the model, whose statistics become the replicas' mean; returns mean losses.
+        """Gradients of the mean loss into the model; returns the mean losses.
 
         The gradients of the model must be cleared before.
         """
@@ -42,12 +45,6 @@ class Replicas:
         if len(results) > 1:
             self._gather(self._models[: len(results)])
         return {name: torch.stack([result[name] for result in results]).mean() for name in results[0]}
-
-    @torch.no_grad()
-    def reset_statistics(self, source: nn.Module) -> None:
-        """Take the batch-norm statistics of ``source``: a non-finite batch has spoilt those here."""
-        for model in self._models:
-            torch._foreach_copy_(_statistics(model), _statistics(source))
 
     def close(self) -> None:
         self._pool.shutdown()
@@ -67,13 +64,3 @@ class Replicas:
         for i in range(1, len(models)):
             torch._foreach_add_(total, [ps[i].grad for ps in used])
         torch._foreach_mul_(total, share)
-        for statistics in zip(*map(_statistics, models), strict=True):
-            mean = torch.stack(statistics).mean(0)
-            for own in statistics:
-                own.copy_(mean)
-
-
-def _statistics(model: nn.Module) -> list[Tensor]:
-    """Running means and variances of the batch norms."""
-    return [buffer for name, buffer in model.named_buffers() if name.rpartition(".")[2] in ("running_mean", "running_var")]
-

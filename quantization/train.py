@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field, fields
 from math import cos, inf, pi
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -33,6 +34,8 @@ from edge_hands.quantization.parallel import Replicas
 
 #: Non-finite losses in a row after which training gives up.
 MAX_SKIPPED = 20
+#: Training samples, and how many at a time, that set the batch-norm statistics of the averaged weights.
+CALIBRATION, CALIBRATION_BATCH = 512, 64
 #: Layers whose learning rate is scaled by ``Recipe.offset_lr``: where the deformable scan samples, and how strongly.
 _SAMPLING_LAYERS = ("offset", "weight_proj")
 
@@ -132,6 +135,7 @@ class Run:
         self.pool = Pool(data, "train", self.task.shards)
         self.validation = self.task.batches(Pool(data, "val", self.task.shards), size, None)
         batches = self.task.batches(self.pool, size, augmentation)
+        self.batches, self._calibrated = batches, -1
         self.loader = Loader(self.pool, batches, recipe.batch, recipe.seed, self.position)
         self.replicas = Replicas(self.model, recipe.threads, self._losses)
         self.out.mkdir(parents=True, exist_ok=True)
@@ -148,20 +152,20 @@ class Run:
             arrays, self.position = next(self.loader)
             window.waited()
             self._train_step(arrays, window)
-            now = time.monotonic()
-            self.seconds = spent + now - begun
+            self.seconds = spent + time.monotonic() - begun
             if self.step % recipe.log_every == 0 and window.steps:
                 self._log("step", lr=self.lr, **window.summary(recipe.batch), ready=self.loader.ready, pool=len(self.pool))
                 window = _Window()
-            if now - validated > recipe.validate_minutes * 60:
-                self._validate()
-                validated, window = time.monotonic(), _Window()
-            if now - saved > recipe.checkpoint_minutes * 60:
+            if time.monotonic() - saved > recipe.checkpoint_minutes * 60:
                 self._save()
                 saved, window = time.monotonic(), _Window()
+            if time.monotonic() - validated > recipe.validate_minutes * 60:
+                self._validate()
+                validated, window = time.monotonic(), _Window()
+        self._save()
         if not stop.is_set():
             self._validate()
-        self._save()
+            self._save()
         self._log("end", stopped=stop.is_set())
         return self.metrics
 
@@ -196,15 +200,13 @@ class Run:
 
     def _losses(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Total and parts of the loss of one share of a batch; the total carries the gradient."""
-        image = batch["image"].permute(0, 3, 1, 2).to(torch.float32).div_(255)  # channels last in memory
         with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.bf16):
-            features = model.features(image)
+            features = model.features(planar(batch["image"]))
         total, parts = self.task.loss(features, batch, self.weights)
         return {"loss": total, **parts}
 
     def _skip(self, loss: Tensor) -> None:
         self.skipped += 1
-        self.replicas.reset_statistics(self.average)
         self._log("skipped", loss=float(loss), in_a_row=self.skipped)
         if self.skipped >= MAX_SKIPPED:
             raise DataError(
@@ -214,6 +216,7 @@ class Run:
 
     def _validate(self) -> None:
         begun = time.monotonic()
+        self._calibrate()
         predict = torch_predictor(self.average, self.recipe.bf16)
         self.metrics = evaluate(self.model.kind, predict, self.validation, self.recipe.validate_count, self.recipe.batch)
         self._log("validation", metrics=self.metrics, took=round(time.monotonic() - begun, 2))
@@ -226,7 +229,30 @@ class Run:
         if self.report:
             self.report(record)
 
+    def _calibrate(self) -> None:
+        """Measure the batch-norm statistics of the averaged weights on training batches.
+
+        Averaged statistics would not do: they are not those of the averaged weights, and a single batch with wild
+        activations, which a running mean soon forgets, spoils them for a thousand steps.
+        """
+        if self._calibrated == self.step:
+            return
+        self._calibrated = self.step
+        norms = [module for module in self.average.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain mean
+        rng = np.random.default_rng(self.recipe.seed)
+        order = rng.permutation(len(self.pool))[:CALIBRATION]
+        self.average.train()
+        for start in range(0, len(order), CALIBRATION_BATCH):
+            images = self.batches(order[start : start + CALIBRATION_BATCH], rng)["image"]
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.bf16):
+                self.average.features(planar(torch.from_numpy(images)))
+        self.average.eval()
+
     def _save(self) -> None:
+        self._calibrate()
         names = {parameter: name for name, parameter in self.model.named_parameters()}
         state = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         for parameter, moments in self.optimiser.state.items():
@@ -294,13 +320,13 @@ def _groups(model: nn.Module, recipe: Recipe) -> list[dict]:
 
 @torch.no_grad()
 def _average(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """average = decay * average + (1 - decay) * model, for weights and batch-norm statistics."""
-    pairs = list(zip(average.state_dict().values(), model.state_dict().values(), strict=True))
-    floating = [(a, m) for a, m in pairs if a.is_floating_point()]
-    torch._foreach_lerp_([a for a, _ in floating], [m for _, m in floating], 1 - decay)
-    for a, m in pairs:
-        if not a.is_floating_point():
-            a.copy_(m)
+    """average = decay * average + (1 - decay) * model, for the parameters."""
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+
+
+def planar(image: Tensor) -> Tensor:
+    """(B, H, W, 3) uint8 -> (B, 3, H, W) float32 in [0, 1], channels last in memory."""
+    return image.permute(0, 3, 1, 2).to(torch.float32).div_(255)
 
 
 @contextmanager

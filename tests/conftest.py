@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pytest
+import os
+
+# Before torch is imported: small tensors gain nothing from threads, and threads that wait by spinning make a loaded
+# machine crawl. The native kernels' own threads are tested by asking for them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
 
 try:
     import hypothesis

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
 from typing import NoReturn
 
 from rich.console import Console
@@ -28,3 +33,22 @@ def table(title: str, *columns: str, right: tuple[str, ...] = ()) -> Table:
     for column in columns:
         made.add_column(column, justify="right" if column in right else "left")
     return made
+
+
+@contextlib.contextmanager
+def no_chatter() -> Iterator[None]:
+    """Keeps the "INFO: ..." lines that native libraries print on stderr by no way of asking; the rest is passed on."""
+    sys.stderr.flush()
+    before = os.dup(2)
+    with tempfile.TemporaryFile() as kept:
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(before, 2)
+            os.close(before)
+            kept.seek(0)
+            for line in kept:
+                if not line.startswith(b"INFO:"):
+                    os.write(2, line)

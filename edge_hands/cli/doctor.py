@@ -9,7 +9,7 @@ import typer
 
 
 def command() -> None:
-    """Check this machine: Python, kernels, runtimes, packages and the bundled models. Exit code 1 if hands can't be run."""
+    """Check this machine: Python, packages, kernels, runtimes and the bundled models. Exit code 1: run cannot work."""
     from importlib.metadata import PackageNotFoundError, version
 
     from rich.markup import escape

@@ -11,6 +11,7 @@ import typer
 from edge_hands.errors import DataError
 
 _LABELS = {
+    "finite": ("samples with finite outputs", ""),
     "error_2d_percent": ("2-D error, mean", "% of the crop's side"),
     "error_2d_percent_median": ("2-D error, median", "% of the crop's side"),
     "error_2d_px256": ("2-D error, mean", "px of a 256 crop"),

@@ -42,6 +42,7 @@ class JsonOutput:
             path = Path(target)
             if path.is_dir() or path.suffix.lower() in PHOTO_SUFFIXES + VIDEO_SUFFIXES:
                 raise DataError(f"--json {target}: expected the name of a JSON file, found a folder, picture or video.")
+            _check_parent(path)
             refuse_source(path, source)
         sessions = {"landmarks": tracker.landmarks, "detector": tracker.detector}
         self._content: dict[str, Any] = {
@@ -157,9 +158,13 @@ def make_folder(folder: Path) -> Path:
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path`` that takes its place when the block ends well, and is removed otherwise."""
-    if not path.parent.is_dir():
-        raise DataError(f"{path.parent} is not a folder: {path.name} cannot be written there.")
+    _check_parent(path)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".edge_hands-") as folder:
         temporary = Path(folder) / path.name
         yield temporary
         os.replace(temporary, path)
+
+
+def _check_parent(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise DataError(f"{path.parent} is not a folder: {path.name} cannot be written there.")

@@ -37,7 +37,9 @@ def command(
 
     opened = open_source(source)
     screen = console.err if json == "-" else console.out
-    with HandTracker(landmarks, detector, runtime, threads, max_hands) as tracker:
+    with console.no_chatter():
+        tracker = HandTracker(landmarks, detector, runtime, threads, max_hands)
+    with tracker:
         written = outputs.JsonOutput(json, source, opened, tracker) if json else None
         moving = opened.kind in ("video", "camera")
         drawn = None if draw is None else (outputs.VideoOutput if moving else outputs.PictureOutput)(draw, opened)
@@ -64,7 +66,7 @@ class _Job:
 
     def photos(self) -> None:
         """Each photograph with a table of its hands."""
-        from edge_hands.errors import DataError, FrameError
+        from edge_hands.errors import FrameError
         from edge_hands.sources import frames
 
         alone = self.source.kind == "photo"
@@ -72,17 +74,19 @@ class _Job:
             from dataclasses import replace
 
             self.source = replace(self.source, paths=self.source.paths[: self.limit])
-        self.screen.print(_models(self.tracker), style="dim", markup=False, soft_wrap=True)
+        named = False
         for frame in frames(self.source, None if alone else self._bad):
             try:
                 hands = self.tracker.track(frame)
             except FrameError as error:
-                named = DataError(f"{frame.name}: {error}")
                 if alone:
-                    raise named from error
-                self._bad(frame.name, named)
+                    raise FrameError(f"{frame.name}: {error}") from error
+                self._bad(frame.name, FrameError(f"{frame.name}: {error}"))
                 continue
             self._keep(frame, hands)
+            if not named:
+                named = True
+                self._print_models()
             self._print_photo(frame, hands, self.tracker.timing)
         if not alone:
             good = len(self.source.paths) - self.bad
@@ -97,13 +101,13 @@ class _Job:
         from edge_hands.cli.console import err
         from edge_hands.sources import frames
 
-        self.screen.print(_models(self.tracker), style="dim", markup=False, soft_wrap=True)
+        self._print_models()
         total = min(filter(None, (self.source.count, self.limit)), default=None)
         times, ids, with_hands, fps = [], set(), 0, TextColumn("{task.fields[fps]:.0f} fps")
         columns = (TextColumn("frames"), BarColumn(), MofNCompleteColumn(), fps, TimeRemainingColumn())
         reader = frames(self.source)
         try:
-            with Progress(*columns, console=err, transient=True) as progress:
+            with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
                 task = progress.add_task("", total=total, fps=0.0)
                 for frame in reader:
                     hands = self.tracker.track(frame)
@@ -139,6 +143,14 @@ class _Job:
         if self.written is not None:
             self.written.add_error(str(path), error)
 
+    def _print_models(self) -> None:
+        text = ", ".join(
+            f"{session.manifest.name} on {session.runtime} "
+            f"({session.variant.scan}, loaded in {session.stats.load_ms:.0f} ms)"
+            for session in (self.tracker.detector, self.tracker.landmarks)
+        )
+        self.screen.print(text, style="dim", markup=False, soft_wrap=True)
+
     def _print_photo(self, frame: Frame, hands: list[Hand], timing: Timing) -> None:
         from rich.markup import escape
 
@@ -148,21 +160,14 @@ class _Job:
             f"{timing.total_ms:.0f} ms: detect {timing.detect_ms:.0f} ({timing.detector_runs}x), "
             f"landmarks {timing.landmarks_ms:.0f} ({timing.landmark_runs}x)"
         )
-        title = f"{escape(frame.name)}  {frame.shape[1]}x{frame.shape[0]}  [dim]{took}[/dim]"
+        title = f"[bold]{escape(frame.name)}[/bold]  {frame.shape[1]}x{frame.shape[0]}  [dim]{took}[/dim]"
         if not hands:
-            self.screen.print(f"[bold]{title}[/bold]\n  no hands", soft_wrap=True)
+            self.screen.print(f"{title}\n  no hands", soft_wrap=True)
             return
-        rows = table(title, "hand", "side", "sure", "score", "box (px)", right=("hand", "sure", "score"))
+        self.screen.print(title, soft_wrap=True)
+        rows = table("", "hand", "side", "sure", "score", "box (px)", right=("hand", "sure", "score"))
         for hand in hands:
             x0, y0, x1, y1 = hand.box
             where = f"{x0:.0f},{y0:.0f} to {x1:.0f},{y1:.0f}"
             rows.add_row(str(hand.id), hand.handedness, f"{hand.handedness_score:.2f}", f"{hand.score:.2f}", where)
         self.screen.print(rows)
-
-
-def _models(tracker: HandTracker) -> str:
-    parts = [
-        f"{session.manifest.name} on {session.runtime} ({session.variant.scan}, loaded in {session.stats.load_ms:.0f} ms)"
-        for session in (tracker.detector, tracker.landmarks)
-    ]
-    return ", ".join(parts)

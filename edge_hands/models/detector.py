@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from edge_hands.models.dfmamba import INT8_FRIENDLY, BackboneConfig, DFMamba
-from edge_hands.models.heads import GridHead, Neck
+from edge_hands.models.heads import DetectorOutputs, GridHead, Neck
 from edge_hands.models.landmarks import normalise
 from edge_hands.models.registry import register
 
@@ -35,27 +35,15 @@ class Detector(nn.Module):
         self.backbone = DFMamba(config)
         self.neck = Neck(config, config.neck)
         self.head = GridHead(config.neck, config.image_size // 8)
+        self.outputs = DetectorOutputs()
 
     def features(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
         """Image (B, 3, H, W) in [0, 1] -> the outputs of ``GridHead.decode``, row-major cells, float32."""
         return self.head(self.neck(self.backbone(normalise(image))))
 
-    def decode(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """What ``features`` gives -> scores (B, N), boxes x0 y0 x1 y1 (B, N, 4), points (wrist, middle MCP)
-        (B, N, 2, 2), sides of the aligned crop (B, N), their centers (B, N, 2), handedness (B, N) (probability of a
-        right hand). Lengths and positions are in [0, 1] of the input square."""
-        return {
-            "scores": features["score_logits"].sigmoid(),
-            "boxes": features["boxes"],
-            "points": features["points"],
-            "sides": features["sides"],
-            "centers": features["centers"],
-            "handedness": features["handedness_logits"].sigmoid(),
-        }
-
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Image (B, H, W, 3) in [0, 1] -> the outputs of ``decode``; float32."""
-        return self.decode(self.features(image.permute(0, 3, 1, 2)))
+        """Image (B, H, W, 3) in [0, 1] -> what ``DetectorOutputs`` gives; float32."""
+        return self.outputs(self.features(image.permute(0, 3, 1, 2)))
 
 
 @register

@@ -21,7 +21,7 @@ from edge_hands.models.dssm import DSSM, FeedForward, MixerBlock, activation
 
 
 #: Settings of the small models: ReLU stays inside int8 kernels, batch norms fold.
-INT8_FRIENDLY = {"token_conv": "spatial", "conv_act": "relu", "act": "relu", "gate_act": "relu", "norm": "batch"}
+INT8_FRIENDLY = {"token_conv": "spatial", "conv_act": "relu", "act": "relu", "gate_act": "relu", "norm": "batch", "branch_norm": True}
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class BackboneConfig:
     act: str = "silu"
     gate_act: str = "silu"
     norm: str = "batch"
+    #: Batch norms inside the token mixers' branches, beside the paper's pre-norm: they bound the int8 ranges and fold.
+    branch_norm: bool = False
 
     @property
     def tap_widths(self) -> tuple[int, int, int, int]:
@@ -94,13 +96,17 @@ def _dssm_stage(config: BackboneConfig, channels: int, depth: int) -> nn.Sequent
     groups = max(1, inner // config.group_channels)
     blocks = []
     for _ in range(depth):
-        mix = DSSM(inner, config.states, groups)
-        blocks.append(MixerBlock(channels, inner, mix, config.token_conv, config.act, config.gate_act, config.norm))
-        blocks.append(FeedForward(channels, config.ffn_ratio, config.conv_act, config.norm))
+        mix = DSSM(inner, config.states, groups, config.branch_norm)
+        blocks.append(_mixer(config, channels, inner, mix))
+        blocks.append(FeedForward(channels, config.ffn_ratio, config.conv_act, config.norm, config.branch_norm))
     return nn.Sequential(*blocks)
 
 
 def _gated_stage(config: BackboneConfig, channels: int, depth: int) -> nn.Sequential:
     inner = int(channels * config.gated_expand)
-    args = (channels, inner, None, config.token_conv, config.act, config.gate_act, config.norm)
-    return nn.Sequential(*(MixerBlock(*args) for _ in range(depth)))
+    return nn.Sequential(*(_mixer(config, channels, inner, None) for _ in range(depth)))
+
+
+def _mixer(config: BackboneConfig, channels: int, inner: int, mix: DSSM | None) -> MixerBlock:
+    c = config
+    return MixerBlock(channels, inner, mix, c.token_conv, c.act, c.gate_act, c.norm, c.branch_norm)

@@ -50,14 +50,19 @@ def tokens(x: torch.Tensor) -> torch.Tensor:
     return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
+def with_norm(conv: nn.Conv2d, batch_norm: bool) -> nn.Module:
+    """``conv``, followed by a batch norm that later folds into it if ``batch_norm``."""
+    return nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels)) if batch_norm else conv
+
+
 class TokenConv(nn.Module):
     """Depth-wise convolution of a map: "raster" along the token sequence (k = 3), or "spatial" 3 x 3."""
 
-    def __init__(self, channels: int, kind: str) -> None:
+    def __init__(self, channels: int, kind: str, branch_norm: bool) -> None:
         super().__init__()
         self.kind = kind
         kernel, padding = ((1, 3), (0, 1)) if kind == "raster" else ((3, 3), (1, 1))
-        self.conv = nn.Conv2d(channels, channels, kernel, padding=padding, groups=channels)
+        self.conv = with_norm(nn.Conv2d(channels, channels, kernel, padding=padding, groups=channels), branch_norm)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.kind == "spatial":
@@ -67,15 +72,26 @@ class TokenConv(nn.Module):
         return self.conv(row).squeeze(2).transpose(1, 2).unflatten(1, (height, width)).permute(0, 3, 1, 2)
 
 
-class DSSM(nn.Module):
-    """Deformable state-space model on a map (B, D, H, W) -> the same shape."""
+def unit_rms(x: torch.Tensor) -> torch.Tensor:
+    """(B, C, H, W) scaled to a root mean square of 1 over the channels of every position, float32."""
+    x = x.float()
+    return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-6)
 
-    def __init__(self, channels: int, states: int, groups: int) -> None:
+
+class DSSM(nn.Module):
+    """Deformable state-space model on a map (B, D, H, W) -> the same shape.
+
+    With ``branch_norm``, dt's low-rank input, B and C are scaled to unit RMS at every position, as Jamba
+    (arXiv 2403.19887) does: the scan multiplies all three with x, and outliers would otherwise grow with their product.
+    """
+
+    def __init__(self, channels: int, states: int, groups: int, branch_norm: bool) -> None:
         super().__init__()
         self.states, self.rank = states, math.ceil(channels / 16)
         self.offset = FloatConv2d(channels, groups * POINTS * 2, 1)
         self.weight_proj = FloatConv2d(channels, groups * POINTS, 1)
         self.project = FloatConv2d(channels, self.rank + 2 * states, 1)
+        self.scale = unit_rms if branch_norm else nn.Identity()
         self.delta = FloatConv2d(self.rank, channels, 1)
         self.a_log = nn.Parameter(torch.arange(1, states + 1).float().log().repeat(channels, 1))
         self.skip = nn.Parameter(torch.ones(channels))
@@ -94,7 +110,7 @@ class DSSM(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         height, width = x.shape[2:]
-        low_rank, b, c = self.project(x).split([self.rank, self.states, self.states], 1)
+        low_rank, b, c = map(self.scale, self.project(x).split([self.rank, self.states, self.states], 1))
         y = torch.ops.edge_hands.deformable_scan(
             tokens(x).float(),
             tokens(self.offset(x)).float(),
@@ -113,11 +129,12 @@ class DSSM(nn.Module):
 class FeedForward(nn.Module):
     """x + W2 act(W1 norm(x)) at every position."""
 
-    def __init__(self, channels: int, ratio: float, act: str, norm_kind: str) -> None:
+    def __init__(self, channels: int, ratio: float, act: str, norm_kind: str, branch_norm: bool) -> None:
         super().__init__()
         inner = int(channels * ratio)
         self.norm = norm(norm_kind, channels)
-        self.expand, self.act, self.contract = nn.Conv2d(channels, inner, 1), activation(act), nn.Conv2d(inner, channels, 1)
+        self.expand, self.act = nn.Conv2d(channels, inner, 1), activation(act)
+        self.contract = with_norm(nn.Conv2d(inner, channels, 1), branch_norm)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.contract(self.act(self.expand(self.norm(x))))
@@ -126,16 +143,28 @@ class FeedForward(nn.Module):
 class MixerBlock(nn.Module):
     """x + out(mix(act(conv(in(x')))) * gate_act(gate(x'))), x' = norm(x).
 
-    With ``mix`` a DSSM it is the DSSM block, without one the gated conv block.
+    With ``mix`` a DSSM it is the DSSM block, without one the gated conv block. ``branch_norm`` adds a batch norm after
+    conv and out, so that the product with the gate does not blow the residual up.
     """
 
-    def __init__(self, channels: int, inner: int, mix: nn.Module | None, conv: str, act: str, gate_act: str, norm_kind: str):
+    def __init__(
+        self,
+        channels: int,
+        inner: int,
+        mix: nn.Module | None,
+        conv: str,
+        act: str,
+        gate_act: str,
+        norm_kind: str,
+        branch_norm: bool,
+    ) -> None:
         super().__init__()
         self.norm = norm(norm_kind, channels)
-        self.enter, self.conv, self.act = nn.Conv2d(channels, inner, 1), TokenConv(inner, conv), activation(act)
+        self.enter, self.act = nn.Conv2d(channels, inner, 1), activation(act)
+        self.conv = TokenConv(inner, conv, branch_norm)
         self.mix = mix or nn.Identity()
         self.gate, self.gate_act = nn.Conv2d(channels, inner, 1), activation(gate_act)
-        self.out = nn.Conv2d(inner, channels, 1)
+        self.out = with_norm(nn.Conv2d(inner, channels, 1), branch_norm)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         normed = self.norm(x)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from edge_hands.models.dfmamba import INT8_FRIENDLY, BackboneConfig, DFMamba
-from edge_hands.models.heads import FloatLinear, HeatmapHead, Lift, Neck
+from edge_hands.models.heads import FloatLinear, HeatmapHead, LandmarkOutputs, Neck
 from edge_hands.models.registry import register
 
 
@@ -40,7 +40,7 @@ class LandmarkModel(nn.Module):
         self.neck = Neck(config, config.neck)
         self.head = HeatmapHead(config.neck, config.image_size // 4)
         self.hand = FloatLinear(config.tap_widths[3], 2)
-        self.lift = Lift()
+        self.outputs = LandmarkOutputs()
 
     def features(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
         """Image (B, 3, H, W) in [0, 1] -> float32 heatmap_logits (B, 21, S, S), uv (B, 21, 2) in [0, 1], z (B, 21) in
@@ -50,20 +50,9 @@ class LandmarkModel(nn.Module):
         presence, handedness = self.hand(taps[3].float().mean((2, 3))).float().unbind(-1)
         return {**found, "presence_logits": presence, "handedness_logits": handedness}
 
-    def decode(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """What ``features`` gives -> joints_uv (B, 21, 2) in [0, 1], joints_xyz (B, 21, 3) metres relative to the
-        wrist, confidence (B, 21), presence (B,) and handedness (B,) (probability of a right hand)."""
-        return {
-            "joints_uv": features["uv"],
-            "joints_xyz": self.lift(features["uv"], features["z"]),
-            "confidence": features["confidence_logits"].sigmoid(),
-            "presence": features["presence_logits"].sigmoid(),
-            "handedness": features["handedness_logits"].sigmoid(),
-        }
-
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Image (B, H, W, 3) in [0, 1] -> the outputs of ``decode``; float32."""
-        return self.decode(self.features(image.permute(0, 3, 1, 2)))
+        """Image (B, H, W, 3) in [0, 1] -> what ``LandmarkOutputs`` gives; float32."""
+        return self.outputs(self.features(image.permute(0, 3, 1, 2)))
 
 
 @register

@@ -38,6 +38,7 @@ class LiteRT(Runtime):
 
         try:
             interpreter = Interpreter(model_content=bundle.contents[variant.path], num_threads=options.threads)
+            interpreter.allocate_tensors()  # packs the weights now rather than in the first frame
             runner = interpreter.get_signature_runner()
             inputs, outputs = runner.get_input_details(), runner.get_output_details()
         except (ValueError, RuntimeError, TypeError) as error:

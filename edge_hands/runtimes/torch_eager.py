@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from edge_hands.bundle import Bundle, Variant
+from edge_hands.errors import DataError
 from edge_hands.runtimes.base import Availability, Runtime, RuntimeOptions, unreadable
 
 
@@ -42,7 +43,7 @@ class TorchEager(Runtime):
     def load(cls, bundle: Bundle, variant: Variant, options: RuntimeOptions) -> TorchEager:
         try:
             model = _rebuild(bundle.contents[variant.path], variant.config)
-        except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        except (DataError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
             raise unreadable(bundle, variant, "torch", error) from error
         except Exception as error:  # safetensors' own error derives from Exception directly
             if type(error).__name__ != "SafetensorError":

@@ -1,5 +1,5 @@
-// edge_hands.kernels._native: the kernels on arrays, without the GIL. Shapes are the Python side's to check (checks.py);
-// nanobind checks dtype, device and layout.
+// edge_hands.kernels._native: the kernels on arrays, without the GIL. Shapes are the Python side's to check
+// (checks.py); nanobind checks dtype, device and layout.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -25,7 +25,8 @@ struct Deform {
   int64_t height, width, points;
 };
 
-static Scan make_scan(const In& x, const In& delta, const In& A, const In& B, const In& C, const In& D, const Deform& deform) {
+static Scan make_scan(const In& x, const In& delta, const In& A, const In& B, const In& C, const In& D,
+                      const Deform& deform) {
   Scan s;
   s.batch = int64_t(x.shape(0)), s.length = int64_t(x.shape(1)), s.channels = int64_t(x.shape(2));
   s.states = int64_t(A.shape(1));
@@ -38,9 +39,9 @@ static Scan make_scan(const In& x, const In& delta, const In& A, const In& B, co
   return s;
 }
 
-static void forward(const std::string& isa, const In& x, std::optional<In> offset, std::optional<In> weight, const In& delta,
-                    const In& A, const In& B, const In& C, const In& D, int64_t height, int64_t width, int64_t points,
-                    const Out& y, int threads) {
+static void forward(const std::string& isa, const In& x, std::optional<In> offset, std::optional<In> weight,
+                    const In& delta, const In& A, const In& B, const In& C, const In& D, int64_t height, int64_t width,
+                    int64_t points, const Out& y, int threads) {
   const Row& row = find_row(isa.c_str());
   const Scan scan = make_scan(x, delta, A, B, C, D, {offset, weight, height, width, points});
   nb::gil_scoped_release unlocked;
@@ -72,8 +73,8 @@ static std::vector<std::string> rows() {
 
 static void elementwise(const std::string& isa, const std::string& function, const In& in, const Out& out) {
   const Row& row = find_row(isa.c_str());
-  (function == "exp2" ? row.exp2 : function == "softplus" ? row.softplus : row.sigmoid)(in.data(), out.data(),
-                                                                                         int64_t(in.size()));
+  const auto apply = function == "exp2" ? row.exp2 : function == "softplus" ? row.softplus : row.sigmoid;
+  apply(in.data(), out.data(), int64_t(in.size()));
 }
 
 NB_MODULE(_native, m) {

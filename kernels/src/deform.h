@@ -2,7 +2,7 @@
 //
 // A point at (y, x) = p_t + a_k + o reads the four pixels around it. A tap is a pixel's index and a factor
 // w_k (1-|dy|) (1-|dx|). A pixel outside the image keeps a valid index (the nearest one inside) and gets factor 0, so
-// that the gather needs no branch. Taps are stored corner-major: (4, points), corners (0,0) (0,1) (1,0) (1,1) in (y, x).
+// that the gather needs no branch. Taps are stored corner-major, (4, points): corners (0,0) (0,1) (1,0) (1,1) as (y, x).
 #pragma once
 
 #include <cstdint>

@@ -19,8 +19,16 @@ void map(const float* in, float* out, int64_t n) {
 
 template <class S>
 constexpr Row make_row(const char* name, bool (*supported)()) {
-  return {name,        S::lanes,           supported,    forward_floats<S>,       forward<S>,
-          backward_floats<S>, backward<S>, map<S, exp2<S>>, map<S, softplus<S>>, map<S, sigmoid<S>>};
+  return {name,
+          S::lanes,
+          supported,
+          forward_floats<S>,
+          forward<S>,
+          backward_floats<S>,
+          backward<S>,
+          map<S, exp2<S>>,
+          map<S, softplus<S>>,
+          map<S, sigmoid<S>>};
 }
 
 }  // namespace

@@ -123,7 +123,8 @@ void backward_tile(const Scan& scan, const T& tile, const BackwardImage& m) {
 
   for (int64_t t = scan.length - 1; t >= 0; --t) {
     const int64_t row = t * scan.channels;
-    F gy[T::vectors], dt[T::vectors], input[T::vectors], product[T::vectors], through_B[T::vectors], through_A[T::vectors];
+    F gy[T::vectors], dt[T::vectors], input[T::vectors], product[T::vectors];
+    F through_B[T::vectors], through_A[T::vectors];
     for (int u = 0; u < T::vectors; ++u) {
       gy[u] = tile.load(m.grad_y + row, u);
       dt[u] = S::load(m.dt + t * T::width + u * S::lanes);

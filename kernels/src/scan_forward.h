@@ -26,7 +26,8 @@ void forward_step(const Scan& scan, const T& tile, const float* x, const float* 
   if (scan.points) {
     const int64_t first = tile.group * scan.points;
     const auto pixel = [&](int64_t index, int u) { return tile.load(image + index * scan.channels, u); };
-    gather<S, T::vectors>({taps.index + first, taps.factor + first}, scan.points, scan.groups * scan.points, pixel, input);
+    const int64_t stride = scan.groups * scan.points;
+    gather<S, T::vectors>({taps.index + first, taps.factor + first}, scan.points, stride, pixel, input);
   }
   for (int u = 0; u < T::vectors; ++u) {
     const F xu = tile.load(x, u);

@@ -1,13 +1,14 @@
 // How channels are cut into vectors, for every row.
 //
-// A tile is U vectors of neighbouring channels of one group: U = S::tile while the group lasts, then single vectors, the
-// last of which may be partial. Packed per-channel tables (A, states) follow the same order of tiles, each tile holding
+// A tile is U vectors of neighbouring channels of one group: U = S::tile while the group lasts, then single vectors,
+// the last of which may be partial. Packed per-channel tables (A, states) follow the same order of tiles, each tile holding
 // (n, U, lanes), so a tile's part of a table is found by walking.
 #pragma once
 
 #include <cstdint>
 
 #include "edge_hands/scan.h"
+#include "vector_math.h"
 
 namespace edge_hands {
 namespace {
@@ -57,7 +58,7 @@ template <class S, int U>
 void pack_A(const Scan& scan, const Tile<S, U>& tile, float* table) {
   for (int64_t n = 0; n < scan.states; ++n)
     for (int i = 0; i < tile.width; ++i)
-      table[n * tile.width + i] = i < tile.count ? scan.A[(tile.channel + i) * scan.states + n] * 1.44269504088896341f : 0.0f;
+      table[n * tile.width + i] = i < tile.count ? scan.A[(tile.channel + i) * scan.states + n] * kLog2e : 0.0f;
 }
 
 }  // namespace

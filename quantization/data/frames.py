@@ -22,9 +22,9 @@ class FrameAugmentation(Augmentation):
 
     rotation: float = np.deg2rad(25.0)
     scale: float = 0.55  # of the logarithm of the size
-    shift: float = 0.20
+    shift: float = 0.15
     mirror: float = 0.5
-    bars: float = 0.4  # probability of letterbox bars
+    bars: float = 0.3  # probability of letterbox bars
     occlude: float = 0.15
     patch: float = 0.0  # a patch could bring a hand that no label names
 
@@ -48,7 +48,7 @@ class FrameBatches:
         for i, index in enumerate(indices):
             frame = self.pool.image(index)
             matrices[i], views[i], flips[i] = self._view(frame.shape[:2], rng)
-            images[i] = self._warp(frame, matrices[i], replicate=rng.random() < 0.5)
+            images[i] = self._warp(frame, matrices[i], replicate=rng.random() < 0.7)
         if self._photometric:
             self._photometric(images, rng)
         for image, view in zip(images, views):

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from edge_hands.kernels import deformable_scan, isa, rows, selective_scan
 from edge_hands.kernels.cases import DEFORM_INPUTS, Case
 
@@ -63,8 +64,8 @@ def test_a_wrong_image_or_point_count_is_named(rng, deform, error, named):
 
 def test_groups_must_divide_the_channels(rng):
     case = Case("groups", 2, 3, 4, 16, 5, 3)
+    inputs = case.inputs(rng)
     with pytest.raises(ValueError, match=r"^weight: .*3 groups"):
-        inputs = case.inputs(rng)
         deformable_scan(*(inputs[n] for n in DEFORM_INPUTS), *case.deform)
 
 

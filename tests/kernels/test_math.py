@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from edge_hands.kernels import _native, rows
 
 

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from edge_hands.kernels import deformable_scan, reference, rows, selective_scan
-from edge_hands.kernels.cases import DEFORM_INPUTS, NETWORK_CASES, ODD_CASES, SCAN_INPUTS, Case
 from hypothesis import given
 from hypothesis import strategies as st
+
+from edge_hands.kernels import deformable_scan, reference, rows, selective_scan
+from edge_hands.kernels.cases import DEFORM_INPUTS, NETWORK_CASES, ODD_CASES, SCAN_INPUTS, Case
 
 pytestmark = pytest.mark.parametrize("row", rows())
 

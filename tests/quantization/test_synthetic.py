@@ -22,7 +22,7 @@ from edge_hands.quantization.data.synthetic import writer  # noqa: E402
 from edge_hands.quantization.data.synthetic.hand_mesh import HandMesh  # noqa: E402
 from edge_hands.quantization.data.synthetic.pose import random_pose, random_shape  # noqa: E402
 from edge_hands.quantization.data.synthetic.renderer import Camera, Renderer  # noqa: E402
-from edge_hands.quantization.data.synthetic.scene import _place, Scenes  # noqa: E402
+from edge_hands.quantization.data.synthetic.scene import Scenes, _light, _place  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +51,6 @@ def test_joints_lie_on_the_rendered_hand(scenes, mirror):
         drawn = scenes._hand(rng)
         hand = _place(drawn, scenes._view(rng, drawn.hand.wrist), np.array([0.0, 0.0, 0.35]), mirror)
         renderer.begin()
-        from edge_hands.quantization.data.synthetic.scene import _light
-
         light = _light(rng, scenes.backgrounds.panoramas[0])
         renderer.draw(camera, hand.hand.vertices, hand.hand.normals, hand.rest, hand.material, hand.look, light)
         _, depth = renderer.read()

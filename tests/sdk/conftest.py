@@ -188,3 +188,9 @@ def shape():
 @pytest.fixture
 def make_manifest():
     return manifest
+
+
+@pytest.fixture(scope="session")
+def real_bundles() -> Path:
+    """Folder of the committed bundles test_dfmamba (landmarks) and test_detector: small, real, untrained."""
+    return Path(__file__).parents[1] / "data" / "bundles"

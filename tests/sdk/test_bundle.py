@@ -48,7 +48,8 @@ def test_missing_folder_manifest_and_file(tmp_path, bundle_dir):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"not reallX", "SHA-256 differs"), (b"not", "3 bytes where the manifest says 10"), (b"", "0 bytes")]
+    ("content", "message"),
+    [(b"not reallX", "SHA-256 differs"), (b"not", "3 bytes where the manifest says 10"), (b"", "0 bytes")],
 )
 def test_a_changed_file(bundle_dir, content, message):
     (bundle_dir / "model.tflite").write_bytes(content)
@@ -72,6 +73,7 @@ def test_a_newer_schema_says_so_whatever_else_it_holds(bundle_dir):
         ('{"schema": 1, "schema": 1}', "a key occurs twice"),
         ('{"schema": 1, "gate": {"x": NaN}}', "NaN is not a number"),
         ('{"schema": 1, "gate": {"x": 1e999}}', "1e999 is not a number"),
+        ('{"schema": 1, "name": ["\\u001b[2J"]}', "holds control characters"),
         ("[" * 200_000, "not a manifest in JSON"),
         ('{"schema": 1}', "name: Field required"),
     ],
@@ -94,7 +96,18 @@ def test_a_manifest_that_is_not_utf8_or_too_large(bundle_dir):
 
 @pytest.mark.parametrize(
     "path",
-    ["../outside", "/etc/passwd", "a/../../outside", "a\\..\\b", "C:model", "", ".", "./model.tflite", "a//b", "manifest.json"],
+    [
+        "../outside",
+        "/etc/passwd",
+        "a/../../outside",
+        "a\\..\\b",
+        "C:model",
+        "",
+        ".",
+        "./model.tflite",
+        "a//b",
+        "manifest.json",
+    ],
 )
 def test_a_path_that_leaves_the_bundle(edit, path):
     folder = edit(lambda content: content["files"][0].update(path=path))

@@ -67,8 +67,8 @@ def test_a_box_or_side_without_extent_is_left_out(shape):
 
 
 def test_a_hand_cut_by_a_tile_is_left_to_the_other_tile(shape):
-    left, right = tiles(64, 100, 2)
-    joints = shape((right.left + 6, 32), 30)
+    left, right = tiles(64, 112, 2)
+    joints = shape((right.left + 3, 32), 20)
     for view, count in ((left, 1), (right, 0)):
         found = outputs()
         put(found, 0, joints, view)

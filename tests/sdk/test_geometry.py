@@ -58,7 +58,9 @@ def test_pixels_and_metres_turn_the_same_way(angle, mirror):
 @pytest.mark.parametrize("mirror", [False, True])
 @pytest.mark.parametrize("angle", [0.0, 0.7, -2.0, np.pi])
 def test_an_aligned_crop_holds_the_hand_upright(shape, angle, mirror):
-    seen = aligned_crop(shape((50, 80), 40, angle, left=mirror), mirror).to_crop(shape((50, 80), 40, angle, left=mirror))
+    seen = aligned_crop(shape((50, 80), 40, angle, left=mirror), mirror).to_crop(
+        shape((50, 80), 40, angle, left=mirror)
+    )
     assert seen[0, 0] == pytest.approx(seen[9, 0])  # wrist below the middle MCP
     assert seen[0, 1] > seen[9, 1]
     assert (seen.min(0) + seen.max(0)) / 2 == pytest.approx([0.5, 0.5])
@@ -71,7 +73,7 @@ def test_up_angle_is_clockwise_from_up():
     assert up_angle(np.array([0, 0]), np.array([1, 0])) == pytest.approx(np.pi / 2)
 
 
-@pytest.mark.parametrize(("side", "size"), [(64, 64), (40, 64), (200, 64), (300, 32)])
+@pytest.mark.parametrize(("side", "size"), [(64, 64), (40, 64), (200, 64), (250, 32)])
 def test_a_warped_crop_shows_what_its_coordinates_say(side, size):
     y, x = np.mgrid[:400, :400]
     frame = np.stack([x + 0.5, y + 0.5, np.ones_like(x)], -1).astype(np.float32)
@@ -89,7 +91,7 @@ def test_outside_the_frame_is_black():
 
 def test_projection_and_rays_are_inverse():
     camera = Intrinsics.from_fov(640, 480, np.radians(90))
-    assert camera == Intrinsics(320, 320, 320, 240)
+    assert (camera.fx, camera.fy, camera.cx, camera.cy) == pytest.approx((320, 320, 320, 240))
     xyz = np.random.default_rng(0).normal(size=(21, 3)) + (0, 0, 5)
     assert camera.rays(camera.project(xyz)) * xyz[:, 2:] == pytest.approx(xyz[:, :2])
 

@@ -89,7 +89,7 @@ def test_a_view_shows_what_its_coordinates_say(shape):
 
 
 def test_inner_edges_are_those_behind_which_the_frame_goes_on():
-    left, right = tiles(64, 100, 2)
+    left, right = tiles(64, 112, 2)
     assert left.inner == (False, False, True, False)
     assert right.inner == (True, False, False, False)
-    assert whole(64, 100).inner == (False,) * 4
+    assert whole(64, 112).inner == (False,) * 4

@@ -4,5 +4,6 @@ from edge_hands.models.heads.grid import GridHead
 from edge_hands.models.heads.heatmap import HeatmapHead
 from edge_hands.models.heads.lift import Lift
 from edge_hands.models.heads.neck import FloatLinear, Neck
+from edge_hands.models.heads.outputs import DetectorOutputs, LandmarkOutputs
 
-__all__ = ["FloatLinear", "GridHead", "HeatmapHead", "Lift", "Neck"]
+__all__ = ["DetectorOutputs", "FloatLinear", "GridHead", "HeatmapHead", "LandmarkOutputs", "Lift", "Neck"]

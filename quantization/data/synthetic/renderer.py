@@ -7,9 +7,12 @@ with a highlight; the buffer holds sRGB.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
+
+from edge_hands.errors import DataError
 
 _VERTEX = """#version 330
 in vec3 position; in vec3 normal; in vec3 rest; in vec3 material;
@@ -102,23 +105,28 @@ class Camera:
         )
 
 
+@functools.cache
+def _context():
+    """The process's OpenGL context: objects of two contexts must not meet, so there is one."""
+    import moderngl
+
+    try:
+        context = moderngl.create_context(standalone=True, backend="egl")
+    except Exception as error:  # moderngl raises bare Exception
+        raise DataError(
+            f"No OpenGL through EGL on this machine ({error}). Install libegl1 and libgl1-mesa-dri, or a GPU driver."
+        ) from error
+    context.enable(moderngl.DEPTH_TEST)
+    return context
+
+
 class Renderer:
-    """An off-screen target of ``size * supersample`` pixels; one per process."""
+    """An off-screen target of ``size * supersample`` pixels for one mesh."""
 
     def __init__(self, size: int, faces: np.ndarray, vertices: int, supersample: int = 2):
-        import moderngl
-
-        try:
-            self._gl = moderngl.create_context(standalone=True, backend="egl")
-        except Exception as error:  # moderngl raises bare Exception
-            from edge_hands.errors import DataError
-
-            raise DataError(
-                f"No OpenGL through EGL on this machine ({error}). Install libegl1 and libgl1-mesa-dri, or a GPU driver."
-            ) from error
+        self._gl = _context()
         self.pixels = size * supersample
         self._program = self._gl.program(vertex_shader=_VERTEX, fragment_shader=_FRAGMENT)
-        self._gl.enable(moderngl.DEPTH_TEST)
         self._buffer = self._gl.buffer(reserve=vertices * 12 * 4)
         index = self._gl.buffer(np.ascontiguousarray(faces, np.int32).tobytes())
         names = ("position", "normal", "rest", "material")

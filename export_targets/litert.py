@@ -1,0 +1,154 @@
+"""LiteRT (TFLite) export of a quantised model: int8 layers, float32 elsewhere, built-in operations only.
+
+The converter runs in its strict mode: it quantises exactly where the graph says so and moves no scale. That mode
+has no public switch in litert-torch 0.10; ``_strict`` sets it, and a test holds the result to the graph's scales.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from torch import nn
+from torch.fx import GraphModule
+
+from edge_hands.bundle import Variant
+from edge_hands.errors import ExportError
+from edge_hands.export_targets import portable
+from edge_hands.quantization.qat import QuantizedModel
+
+FILE = "model.tflite"
+#: Packages whose version decides what the converter writes.
+TOOLS = ("litert-torch", "ai-edge-litert", "torch", "torchao")
+
+_OPS = torch.ops.edge_hands
+_PORTABLE = {
+    _OPS.selective_scan.default: portable.selective_scan,
+    _OPS.deformable_scan.default: portable.deformable_scan,
+}
+
+
+def export(model: QuantizedModel, source: Path, out: Path) -> Variant:
+    """Writes ``out``/model.tflite (batch 1) and returns its entry for the manifest. Raises ExportError."""
+    content = convert(model, quantized=True)
+    (out / FILE).write_bytes(content)
+    runner = _runner(content)
+    return Variant(
+        runtime="litert",
+        scan="portable",
+        path=FILE,
+        input_names={name: name for name in runner.get_input_details()},
+        output_names={name: name for name in runner.get_output_details()},
+    )
+
+
+def convert(model: nn.Module, quantized: bool) -> bytes:
+    """The flatbuffer of a model with the model interface; ``quantized`` says whether it is a converted graph."""
+    size = model.config.image_size
+    model = copy.deepcopy(model).eval()
+    for graph in (module for module in model.modules() if isinstance(module, GraphModule)):
+        _split_dequantize(graph)
+    try:
+        with _quiet(), _strict(), _decomposed():
+            import litert_torch
+            from litert_torch.quantize.quant_config import QuantConfig
+
+            static = QuantConfig(pt2e_quantizer=SimpleNamespace(global_config=SimpleNamespace(is_dynamic=False)))
+            converted = litert_torch.convert(
+                model,
+                sample_kwargs={"image": torch.zeros(1, size, size, 3)},
+                quant_config=static if quantized else None,
+            )
+            return converted.model_content()
+    except Exception as error:  # the converter raises whatever its passes meet
+        raise ExportError(f"LiteRT cannot convert {model.name}: {type(error).__name__}: {error}") from error
+
+
+def predictor(content: bytes) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """Image (1, H, W, 3) float32 -> outputs of a flatbuffer, on one thread."""
+    runner = _runner(content)
+    return lambda image: runner(image=image)
+
+
+def _runner(content: bytes):
+    from ai_edge_litert.interpreter import Interpreter
+
+    try:
+        return Interpreter(model_content=content, num_threads=1).get_signature_runner()
+    except (ValueError, RuntimeError) as error:
+        raise ExportError(f"LiteRT cannot load what its converter wrote: {error}") from error
+
+
+def _split_dequantize(graph: GraphModule) -> None:
+    """One dequantize node per reader: the converter's layout pass loses the shape of a shared one."""
+    ops = torch.ops.quantized_decomposed
+    shared = (ops.dequantize_per_tensor.default, ops.dequantize_per_channel.default)
+    for node in list(graph.graph.nodes):
+        if node.op == "call_function" and node.target in shared:
+            for reader in list(node.users)[1:]:
+                with graph.graph.inserting_before(reader):
+                    reader.replace_input_with(node, graph.graph.node_copy(node))
+    graph.recompile()
+
+
+@contextlib.contextmanager
+def _decomposed() -> Iterator[None]:
+    """Our operators become their portable forms while a model is converted."""
+    from litert_torch.fx_infra import decomp
+
+    for op, form in _PORTABLE.items():
+        decomp.add_pre_convert_decomp(op, form)
+    try:
+        yield
+    finally:
+        for op in _PORTABLE:
+            decomp.remove_pre_lower_decomp(op)
+
+
+@contextlib.contextmanager
+def _strict() -> Iterator[None]:
+    """The converter's strict quantize-dequantize mode, without which it pushes scales through other operations."""
+    from litert_torch._convert import litert_converter
+
+    real = litert_converter.converter_api_ext
+
+    class Strict:
+        def __getattr__(self, name: str):
+            return getattr(real, name)
+
+        def run_convert_to_tfl_passes(self, module, passes, config):
+            config.strict_qdq_mode = True
+            return real.run_convert_to_tfl_passes(module, passes, config)
+
+    litert_converter.converter_api_ext = Strict()
+    try:
+        yield
+    finally:
+        litert_converter.converter_api_ext = real
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the progress lines and warnings of the converter, Python's and C++'s, out of our output."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    try:
+        with open(os.devnull, "w") as sink, warnings.catch_warnings(), contextlib.redirect_stdout(sink):
+            os.dup2(sink.fileno(), 2)
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        logging.disable(level)

@@ -1,0 +1,119 @@
+"""The fake-quant graph: how it is made from a float model, stored, rebuilt and converted.
+
+A float model is folded, exported with a free batch size and annotated by the one quantizer (``prepare``). The
+*prepared* graph simulates int8 and can be calibrated and fine-tuned (``finetune.py``); the *converted* one holds
+explicit quantize and dequantize nodes and is what every target is exported from and compared with.
+
+A quantised checkpoint stores the prepared graph's tensors (weights, scales, zero points) in safetensors and the
+name of the model in JSON; rebuilding traces the model again and loads them.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import edge_hands.quantization._calm  # noqa: F401, I001  (before torchao)
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torchao.quantization import pt2e
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_qat_pt2e
+
+from edge_hands import models
+from edge_hands.errors import DataError
+from edge_hands.quantization import checkpoint
+from edge_hands.quantization.fold import fold_batch_norms
+from edge_hands.quantization.quantizer import EdgeHandsQuantizer
+
+#: ``Meta.stage`` of a quantised checkpoint.
+STAGE = "qat"
+#: Largest batch that a graph takes.
+MAX_BATCH = 1024
+
+
+class _Features(nn.Module):
+    """Image (B, H, W, 3) in [0, 1] -> the model's raw features: the part of a model that is quantised."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        return self.model.features(image.permute(0, 3, 1, 2))
+
+
+class QuantizedModel(nn.Module):
+    """A converted graph with the model interface: ``body`` gives raw features, ``forward`` what a bundle gives."""
+
+    def __init__(self, graph: GraphModule, model: nn.Module) -> None:
+        super().__init__()
+        self.body, self.outputs = graph, model.outputs
+        self.name, self.kind, self.config = model.name, model.kind, model.config
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Image (B, H, W, 3) in [0, 1] -> the outputs of the model interface, float32."""
+        return self.outputs(self.body(image))
+
+    def train(self, mode: bool = True) -> QuantizedModel:
+        """An exported graph has no modes: nothing in it depends on one."""
+        return self
+
+
+def prepare(model: nn.Module) -> GraphModule:
+    """The prepared graph of a float model: image (B, H, W, 3) -> features, B free. The model is left as it is."""
+    folded = _Features(fold_batch_norms(model)).eval()
+    size = model.config.image_size
+    batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
+    program = torch.export.export(folded, (torch.zeros(2, size, size, 3),), dynamic_shapes=({0: batch},))
+    graph = prepare_qat_pt2e(program.module(), EdgeHandsQuantizer())
+    pt2e.move_exported_model_to_eval(graph)
+    return graph
+
+
+def observe(graph: GraphModule, observers: bool, fake_quant: bool) -> None:
+    """Switches the watching of ranges and the rounding of a prepared graph."""
+    graph.apply(pt2e.enable_observer if observers else pt2e.disable_observer)
+    graph.apply(pt2e.enable_fake_quant if fake_quant else pt2e.disable_fake_quant)
+
+
+def convert(graph: GraphModule, model: nn.Module) -> QuantizedModel:
+    """The converted model of a calibrated prepared graph; both arguments are left as they are."""
+    graph = copy.deepcopy(graph)
+    observe(graph, observers=False, fake_quant=True)
+    converted = convert_pt2e(graph, fold_quantize=False)
+    pt2e.move_exported_model_to_eval(converted)
+    return QuantizedModel(converted.requires_grad_(False), model)
+
+
+def rebuild(state: dict[str, Tensor], config: dict) -> QuantizedModel:
+    """The converted model from a prepared graph's tensors. ``config`` is {"model": name, "overrides": {...}}.
+
+    Raises DataError when the tensors are not those of this model's graph.
+    """
+    model = models.create(config["model"], **config.get("overrides", {})).eval()
+    graph = prepare(model)
+    try:
+        graph.load_state_dict(state)
+    except RuntimeError as error:
+        raise DataError(f"the tensors do not fit the quantised graph of {config['model']}: {error}") from error
+    return convert(graph, model)
+
+
+def load_quantized(directory: str | Path) -> QuantizedModel:
+    """The converted model of a quantised checkpoint. Raises DataError when it is none or is damaged."""
+    meta = checkpoint.load_meta(directory)
+    if meta.stage != STAGE:
+        raise DataError(f"{directory} is a {meta.stage} checkpoint, not a quantised one; run `edge-hands quantize` on it")
+    state = checkpoint.load_tensors(directory, checkpoint.MODEL, meta.step)
+    return rebuild(state, {"model": meta.model, "overrides": meta.overrides})
+
+
+def activation_scales(graph: GraphModule) -> dict[tuple[float, int], int]:
+    """How often each (scale, zero point) quantises an activation in a converted graph."""
+    found: dict[tuple[float, int], int] = {}
+    for node in graph.graph.nodes:
+        if node.op == "call_function" and node.target is torch.ops.quantized_decomposed.quantize_per_tensor.default:
+            key = (float(node.args[1]), int(node.args[2]))
+            found[key] = found.get(key, 0) + 1
+    return found
