@@ -56,7 +56,9 @@ def load_meta(directory: str | Path) -> Meta:
     try:
         return Meta(**json.loads(path.read_text()))
     except FileNotFoundError:
-        raise DataError(f"{directory} is no checkpoint: it has no {META}; give a folder written by `edge-hands train`")
+        raise DataError(
+            f"{directory} is no checkpoint: it has no {META}; give a folder written by `edge-hands train`"
+        ) from None
     except (ValueError, TypeError) as error:
         raise DataError(f"{path} is not a checkpoint's description ({error})") from error
 

@@ -91,7 +91,7 @@ def _open_bundle(path: Path, threads: int) -> tuple[str, int, str, Predictor]:
 
     manifest = session.manifest
     side = next(spec.shape[1] for spec in manifest.inputs if spec.name == "image")
-    return manifest.kind, side, "bundle", predict
+    return manifest.kind, side, f"bundle ({session.runtime})", predict
 
 
 def _join(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from edge_hands.hands import BONES, WRIST
 
+Tensors = dict[str, Tensor]
 Losses = tuple[Tensor, dict[str, Tensor]]
 
 
@@ -47,7 +48,7 @@ class DetectorWeights:
     positive: float = 0.55  # cells with at least this much heat regress the hand
 
 
-def landmark_loss(features: dict[str, Tensor], batch: dict[str, Tensor], w: LandmarkWeights = LandmarkWeights()) -> Losses:
+def landmark_loss(features: Tensors, batch: Tensors, w: LandmarkWeights = LandmarkWeights()) -> Losses:
     """Loss of a landmark model.
 
     ``features``: heatmap_logits (B, J, S, S), uv (B, J, 2), z (B, J), confidence_logits (B, J), presence_logits (B,),
@@ -82,7 +83,7 @@ def landmark_loss(features: dict[str, Tensor], batch: dict[str, Tensor], w: Land
     return total, {**{n: p.detach() for n, p in parts.items()}, "error_2d": mean(error)}
 
 
-def detector_loss(features: dict[str, Tensor], batch: dict[str, Tensor], w: DetectorWeights = DetectorWeights()) -> Losses:
+def detector_loss(features: Tensors, batch: Tensors, w: DetectorWeights = DetectorWeights()) -> Losses:
     """Penalty-reduced focal loss of the scores (CenterNet, arXiv 1904.07850) and L1 in units of the hand's side.
 
     ``features``: score_logits (B, N), centers (B, N, 2), boxes (B, N, 4), points (B, N, 2, 2), sides (B, N),

@@ -163,8 +163,8 @@ def detector_metrics(outputs: dict[str, np.ndarray], truth: dict[str, np.ndarray
     side = truth["sides"][image, hand]
     center = joint_errors(outputs["centers"][image, cell], truth["centers"][image, hand]) / side * 100
     size = np.abs(outputs["sides"][image, cell] / side - 1) * 100
-    seen, real = (points[:, 1] - points[:, 0] for points in (outputs["points"][image, cell], truth["points"][image, hand]))
-    angle = angle_between(seen, real)
+    seen, real = outputs["points"][image, cell], truth["points"][image, hand]
+    angle = angle_between(seen[:, 1] - seen[:, 0], real[:, 1] - real[:, 0])
     right = (outputs["handedness"][image, cell] > 0.5) == (truth["right"][image, hand] > 0.5)
     return found | {
         "handedness_accuracy": float(right.mean()),

@@ -97,7 +97,9 @@ TASKS = {
 Report = Callable[[dict], None]
 
 
-def train(recipe: Recipe, data: str | Path, out: str | Path, resume: bool = False, report: Report | None = None) -> dict:
+def train(
+    recipe: Recipe, data: str | Path, out: str | Path, resume: bool = False, report: Report | None = None
+) -> dict:
     """Train on the shards in ``data``; returns the last validation's metrics.
 
     ``report`` gets every record of the log. SIGTERM and SIGINT end the run after the current step, with a checkpoint.
@@ -154,7 +156,8 @@ class Run:
             self._train_step(arrays, window)
             self.seconds = spent + time.monotonic() - begun
             if self.step % recipe.log_every == 0 and window.steps:
-                self._log("step", lr=self.lr, **window.summary(recipe.batch), ready=self.loader.ready, pool=len(self.pool))
+                state = {"ready": self.loader.ready, "pool": len(self.pool)}
+                self._log("step", lr=self.lr, **window.summary(recipe.batch), **state)
                 window = _Window()
             if time.monotonic() - saved > recipe.checkpoint_minutes * 60:
                 self._save()
@@ -218,7 +221,8 @@ class Run:
         begun = time.monotonic()
         self._calibrate()
         predict = torch_predictor(self.average, self.recipe.bf16)
-        self.metrics = evaluate(self.model.kind, predict, self.validation, self.recipe.validate_count, self.recipe.batch)
+        count, batch = self.recipe.validate_count, self.recipe.batch
+        self.metrics = evaluate(self.model.kind, predict, self.validation, count, batch)
         self._log("validation", metrics=self.metrics, took=round(time.monotonic() - begun, 2))
 
     def _log(self, event: str, **values) -> None:
@@ -268,7 +272,10 @@ class Run:
     def _restore(self) -> None:
         meta = checkpoint.load_meta(self.out)
         if (meta.model, meta.overrides) != (self.recipe.model, self.recipe.overrides):
-            raise DataError(f"{self.out} holds a {meta.model} {meta.overrides}, not a {self.recipe.model}; use another --out")
+            raise DataError(
+                f"{self.out} holds a {meta.model} {meta.overrides}, not a {self.recipe.model} {self.recipe.overrides}; "
+                "use another --out"
+            )
         checkpoint.restore(self.average, checkpoint.load_tensors(self.out, checkpoint.MODEL, meta.step), self.out)
         state = checkpoint.load_tensors(self.out, checkpoint.RESUME, meta.step)
         weights = {n.removeprefix("model."): t for n, t in state.items() if n.startswith("model.")}
@@ -303,7 +310,8 @@ class _Window:
     def summary(self, batch: int) -> dict:
         took = time.monotonic() - self.begun
         means = {name: round(float(value) / self.steps, 5) for name, value in self._sums.items()}
-        return {"images_per_second": round(self.steps * batch / took, 1), "waiting": round(self.wait / took, 3), **means}
+        speed = {"images_per_second": round(self.steps * batch / took, 1), "waiting": round(self.wait / took, 3)}
+        return speed | means
 
 
 def _groups(model: nn.Module, recipe: Recipe) -> list[dict]:
@@ -313,7 +321,7 @@ def _groups(model: nn.Module, recipe: Recipe) -> list[dict]:
         slow = any(layer in name.split(".") for layer in _SAMPLING_LAYERS)
         groups.setdefault((slow, name.endswith(".weight") and parameter.dim() > 1), []).append(parameter)
     return [
-        {"params": ps, "factor": recipe.offset_lr if slow else 1.0, "weight_decay": recipe.weight_decay if decays else 0.0}
+        dict(params=ps, factor=recipe.offset_lr if slow else 1.0, weight_decay=recipe.weight_decay if decays else 0.0)
         for (slow, decays), ps in groups.items()
     ]
 

@@ -15,11 +15,15 @@ def command(
     out: Annotated[Path, typer.Option(help="Folder of the shards, or of sheet.png with --sheet.")],
     count: Annotated[int, typer.Option(min=1, help="Training samples.")] = 100_000,
     val: Annotated[int, typer.Option(min=0, help="Held-out samples, drawn apart from the training ones.")] = 2_000,
-    kind: Annotated[str, typer.Option(help="crop: upright hands for landmarks; frame: whole pictures for the detector.")] = "crop",
+    kind: Annotated[
+        str, typer.Option(help="crop: upright hands for landmarks; frame: whole pictures for the detector.")
+    ] = "crop",
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same data.")] = 7,
     workers: Annotated[int, typer.Option(min=1, help="Processes that render.")] = os.cpu_count() or 1,
     assets: Annotated[Path, typer.Option(help="Folder of the npm packages (`make assets`).")] = Path("node_modules"),
-    sheet: Annotated[bool, typer.Option("--sheet", help="Draw a contact sheet with the joints on it, and stop.")] = False,
+    sheet: Annotated[
+        bool, typer.Option("--sheet", help="Draw a contact sheet with the joints on it, and stop.")
+    ] = False,
 ) -> None:
     """Render synthetic hands with exact labels (2-D, 3-D, side, visibility) into WebDataset shards."""
     from edge_hands.quantization.data.synthetic import writer

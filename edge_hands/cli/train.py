@@ -20,7 +20,7 @@ def command(
     batch: Annotated[int | None, typer.Option(min=1, help="Samples a step.")] = None,
     lr: Annotated[float | None, typer.Option(min=0, help="Highest learning rate.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Order of the data, augmentation and initial weights.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Decides data order, augmentation, weights.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
 ) -> None:
     """Train on shards until the budget is spent. Interrupting it writes a checkpoint; --resume goes on from there."""
@@ -31,10 +31,10 @@ def command(
     if "model" not in settings:
         raise DataError("no model is named: give --model, or model in the recipe; `edge-hands train --help` shows both")
     recipe = Recipe.from_dict(settings)
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
-    columns = (BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Progress(*columns) as progress:
+    columns = Progress.get_default_columns()[1:]  # the text is long and comes last
+    with Progress(*columns, TimeElapsedColumn(), TextColumn("{task.description}")) as progress:
         task = progress.add_task(recipe.model, total=1.0)
 
         def report(record: dict) -> None:
@@ -66,13 +66,15 @@ def summary(metrics: dict) -> str:
 
 
 def _read(path: Path | None) -> dict:
-    import tomllib
-
     if path is None:
         return {}
     try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib
+    try:
         return tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise DataError(f"there is no recipe {path}; give a TOML file to --config")
+    except OSError as error:
+        raise DataError(f"cannot read the recipe {path} ({error.strerror}); give a TOML file to --config") from error
     except tomllib.TOMLDecodeError as error:
         raise DataError(f"{path} is not TOML ({error})") from error

@@ -178,4 +178,5 @@ def _occlude(image: np.ndarray, other: np.ndarray, patch: float, rng: np.random.
         cv2.ellipse(image, center, axes, rng.uniform(0, 180), 0, 360, colour, -1)
     else:
         ends = rng.integers(0, size, (2, 2))
-        cv2.line(image, tuple(map(int, ends[0])), tuple(map(int, ends[1])), colour, int(rng.integers(2, size // 10 + 3)))
+        start, end = (tuple(map(int, point)) for point in ends)
+        cv2.line(image, start, end, colour, int(rng.integers(2, size // 10 + 3)))

@@ -36,7 +36,9 @@ class Loader:
     batch, and whatever the worker met.
     """
 
-    def __init__(self, pool: Pool, batches: Batches, batch: int, seed: int, start: Position = Position(), ahead: int = 8):
+    def __init__(
+        self, pool: Pool, batches: Batches, batch: int, seed: int, start: Position = Position(), ahead: int = 8
+    ) -> None:
         if len(pool) < batch:
             raise DataError(f"{len(pool)} samples in {pool.directory} do not fill a batch of {batch}; add shards")
         cv2.setNumThreads(1)

@@ -147,7 +147,8 @@ def _index(path: Path, blob: bytes) -> Iterator[tuple[str, tuple[int, int], dict
 
 def _columns(path: Path, key: str, label: dict, kind: str) -> dict[str, np.ndarray]:
     if label.get("kind") != kind:
-        raise DataError(f"{path}: sample {key} is of kind {label.get('kind')!r}, expected {kind!r}; give another folder")
+        found = label.get("kind")
+        raise DataError(f"{path}: sample {key} is of kind {found!r}, expected {kind!r}; use other shards")
     try:
         return _crop_columns(label) if kind == "crop" else _frame_columns(label)
     except (KeyError, ValueError) as error:

@@ -50,12 +50,12 @@ def test_a_folder_with_a_bad_picture_goes_on_and_complains(edge_hands, photo, tm
     assert [error["name"].rsplit("/", 1)[1] for error in content["errors"]] == ["b.jpg", "tiny.png"]
 
 
-def test_pictures_of_one_stem_do_not_overwrite_each_other(edge_hands, photo, tmp_path):
+def test_pictures_of_one_stem_do_not_overwrite_each_other(called, photo, tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
     shutil.copy(photo, folder / "a.png")
     cv2.imwrite(str(folder / "a.jpg"), cv2.imread(str(photo)))
-    assert edge_hands("run", folder, "--draw", "drawn", models=True).returncode == 0
+    assert called("run", folder, "--draw", "drawn", models=True)[0] == 0
     assert len(list((tmp_path / "drawn").iterdir())) == 2
 
 
@@ -89,27 +89,27 @@ def test_a_video_gives_a_summary_json_and_a_video(edge_hands, tmp_path):
         (["97"], "camera 97 cannot be opened"),
     ],
 )
-def test_what_cannot_be_done_is_one_sentence(edge_hands, photo, tmp_path, arguments, message):
+def test_what_cannot_be_done_is_one_sentence(called, photo, tmp_path, arguments, message):
     (tmp_path / "text.jpg").write_text("dear diary")
     (tmp_path / "empty").mkdir()
     before = photo.read_bytes()
-    done = edge_hands("run", *arguments, models=True)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    code, _, err = called("run", *arguments, models=True)
+    assert code == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
     assert photo.read_bytes() == before
 
 
-def test_a_source_is_never_overwritten(edge_hands, photo, tmp_path):
+def test_a_source_is_never_overwritten(called, photo, tmp_path):
     (tmp_path / "photo_hands.png").write_bytes(photo.read_bytes())
     before = photo.read_bytes()
-    done = edge_hands("run", tmp_path, "--draw", tmp_path, models=True)
-    assert done.returncode == 2
-    assert "photo_hands.png is a source" in done.stderr
+    code, _, err = called("run", tmp_path, "--draw", tmp_path, models=True)
+    assert code == 2
+    assert "photo_hands.png is a source" in err
     assert (tmp_path / "photo_hands.png").read_bytes() == before
 
 
-def test_bundles_that_are_wrong(edge_hands, photo, tmp_path):
-    done = edge_hands("run", photo, "--landmarks", tmp_path)
-    assert done.returncode == 2
-    assert "manifest.json is missing" in done.stderr
+def test_bundles_that_are_wrong(called, photo, tmp_path):
+    code, _, err = called("run", photo, "--landmarks", tmp_path)
+    assert code == 2
+    assert "manifest.json is missing" in err

@@ -14,19 +14,6 @@ from edge_hands.cli import main
 BUNDLES = Path(__file__).parents[1] / "data" / "bundles"
 
 
-@pytest.fixture
-def called(monkeypatch, capsys):
-    """``called("run", ...)`` -> (exit code, stdout, stderr) of the command, in this process."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["edge-hands", *arguments])
-        with pytest.raises(SystemExit) as stopped:
-            main.main()
-        return int(stopped.value.code or 0), *capsys.readouterr()
-
-    return call
-
-
 def test_help_lists_every_verb_fast_and_without_heavy_imports(edge_hands):
     done = edge_hands("--help")
     assert done.returncode == 0
@@ -108,10 +95,14 @@ def test_doctor_names_runtimes_kernels_and_models(edge_hands):
         assert word in done.stdout
 
 
-def test_devices_are_listed(edge_hands):
-    done = edge_hands("devices")
-    assert done.returncode == 0, done.stderr
-    assert "linux-x86_64" in done.stdout
+def test_devices_are_listed_and_described(called):
+    code, out, _ = called("devices")
+    assert code == 0
+    assert "linux-x86_64" in out
+    assert "runtimes" in called("devices", "linux-x86_64")[1]
+    code, _, err = called("devices", "toaster")
+    assert code == 2
+    assert "toaster" in err
 
 
 def test_a_fault_of_ours_is_still_one_sentence(called, monkeypatch):

@@ -104,7 +104,8 @@ def test_frame_targets_are_aligned_crops(frames, rng):
 
 
 def test_augmented_frames_keep_their_hands(frames, rng):
-    config = FrameAugmentation(**{**vars(FrameAugmentation.none()), **GEOMETRY, "scale": 0.4, "mirror": 0.5, "bars": 0.5})
+    changes = {**GEOMETRY, "scale": 0.4, "mirror": 0.5, "bars": 0.5}
+    config = FrameAugmentation(**{**vars(FrameAugmentation.none()), **changes})
     batch = FrameBatches(frames, 192, config)(np.arange(32), rng)
     assert batch["valid"].sum() > 10
     assert (batch["valid"] * batch["ignore"] == 0).all()

@@ -133,7 +133,8 @@ def test_outputs_that_are_not_finite_count_as_wrong(scene, rng):
     found = metrics.detector_metrics(outputs, truth)
     assert (found["finite"], found["recall"]) == (0.5, 0.5)  # the neighbour with the same box takes its place
 
-    truth = {"uv": rng.random((2, 21, 2)), "xyz": rng.normal(size=(2, 21, 3)), "present": np.ones(2), "handed": np.ones(2)}
+    truth = {"uv": rng.random((2, 21, 2)), "xyz": rng.normal(size=(2, 21, 3))}
+    truth |= {"present": np.ones(2), "handed": np.ones(2)}
     outputs = {"joints_uv": truth["uv"].copy(), "joints_xyz": truth["xyz"].copy(), "confidence": np.ones((2, 21))}
     outputs |= {"presence": np.ones(2), "handedness": np.ones(2)}
     outputs["joints_uv"][0], outputs["joints_xyz"][0, 3] = np.nan, np.inf

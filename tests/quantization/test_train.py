@@ -14,7 +14,8 @@ pytest.importorskip("safetensors")
 from edge_hands import models  # noqa: E402
 from edge_hands.errors import DataError  # noqa: E402
 from edge_hands.hands import REFERENCE_SKELETON_LENGTH, skeleton_length  # noqa: E402
-from edge_hands.quantization import checkpoint, losses, train as loop  # noqa: E402
+from edge_hands.quantization import checkpoint, losses  # noqa: E402
+from edge_hands.quantization import train as loop  # noqa: E402
 from edge_hands.quantization.data.augment import CropBatches  # noqa: E402
 from edge_hands.quantization.data.frames import FrameBatches  # noqa: E402
 from edge_hands.quantization.data.shards import Pool  # noqa: E402
@@ -45,7 +46,8 @@ def crops(crop_shards):
 
 @pytest.fixture(scope="module")
 def frames(frame_shards):
-    return tensors(FrameBatches(Pool(frame_shards, "train", "frame"), 64, None)(np.arange(16), np.random.default_rng(0)))
+    batches = FrameBatches(Pool(frame_shards, "train", "frame"), 64, None)
+    return tensors(batches(np.arange(16), np.random.default_rng(0)))
 
 
 def perfect_landmarks(batch: dict, size: int = 32) -> dict:
@@ -229,7 +231,8 @@ def test_the_learning_rate_warms_up_and_falls(crop_shards, tmp_path):
         assert run.lr == pytest.approx(0.01)
         slow = [g for g in run.optimiser.param_groups if g["factor"] < 1]
         names = {id(p): n for n, p in run.model.named_parameters()}
-        assert slow and all("offset" in names[id(p)] or "weight_proj" in names[id(p)] for g in slow for p in g["params"])
+        slowed = [names[id(p)] for group in slow for p in group["params"]]
+        assert slowed and all("offset" in name or "weight_proj" in name for name in slowed)
     finally:
         run.close()
 
@@ -242,10 +245,15 @@ def saved(tmp_path):
 
 def test_a_checkpoint_comes_back(saved):
     model, meta = checkpoint.load_model(saved)
-    assert not model.training and meta.step == 3 and sorted(p.name for p in saved.iterdir()) == [
-        checkpoint.META,
-        checkpoint.MODEL,
-    ]
+    assert (
+        not model.training
+        and meta.step == 3
+        and sorted(p.name for p in saved.iterdir())
+        == [
+            checkpoint.META,
+            checkpoint.MODEL,
+        ]
+    )
 
 
 def test_damaged_checkpoints_are_named(saved, tmp_path):
@@ -278,3 +286,28 @@ def test_the_wrong_folder_is_named(crop_shards, frame_shards, saved):
         train(small(), saved, saved / "out")
     with pytest.raises(DataError, match="is no checkpoint"):
         train(small(), crop_shards, saved / "out", resume=True)
+
+
+def test_the_commands(crop_shards, tmp_path):
+    from typer.testing import CliRunner
+
+    from edge_hands.cli.main import app
+
+    recipe, out, numbers = tmp_path / "recipe.toml", tmp_path / "out", tmp_path / "numbers.json"
+    recipe.write_text('model = "test_dfmamba"\nsamples = 9999\nthreads = 1\nvalidate_count = 16\n[loss]\nz = 4.0\n')
+    arguments = ["train", "--data", crop_shards, "--out", out, "--config", recipe, "--samples", 32, "--batch", 16]
+    ran = CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
+    assert ran.exit_code == 0 and f"checkpoint in {out}" in ran.output.replace("\n", "")
+    meta = checkpoint.load_meta(out)
+    assert (meta.step, meta.resume["recipe"]["samples"], meta.resume["recipe"]["loss"]) == (2, 32, {"z": 4.0})
+
+    arguments = ["evaluate", "--model", out, "--data", crop_shards, "--count", 20, "--json", numbers]
+    ran = CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
+    assert ran.exit_code == 0 and "PA-MPJPE, mean" in ran.output and "little" in ran.output
+    found = json.loads(numbers.read_text())
+    assert (found["kind"], found["crops"]) == ("landmarks", 20)
+    assert f"{found['pa_mpjpe_mm']:.3f}" in ran.output
+
+    recipe.write_text("model = ")
+    with pytest.raises(DataError, match="not TOML"):
+        CliRunner().invoke(app, ["train", "--data", "x", "--out", "y", "--config", str(recipe)], catch_exceptions=False)

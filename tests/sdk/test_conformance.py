@@ -31,6 +31,21 @@ def model(request):
     return request.param
 
 
+@pytest.fixture(scope="module")
+def opened(real_bundles):
+    """``opened(runtime, model)`` -> a session, opened once: rebuilding a quantised graph in torch takes seconds."""
+    sessions: dict[tuple[str, str], Session] = {}
+
+    def get(runtime: str, model: str) -> Session:
+        if (runtime, model) not in sessions:
+            sessions[runtime, model] = Session.open(real_bundles / model, runtime=runtime)
+        return sessions[runtime, model]
+
+    yield get
+    for session in sessions.values():
+        session.close()
+
+
 def images(session: Session, count: int = 4) -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     shape = session.manifest.input_shape
@@ -39,58 +54,53 @@ def images(session: Session, count: int = 4) -> list[np.ndarray]:
     ]
 
 
-def test_outputs_are_those_of_the_model_interface(real_bundles, runtime, model):
-    with Session.open(real_bundles / model, runtime=runtime) as session:
-        assert session.runtime == runtime
-        for image in images(session):
-            given = image.copy()
-            outputs = session.run({"image": image})
-            assert (image == given).all()
-            assert set(OUTPUTS[MODELS[model]]) <= set(outputs)
-            for tensor in session.manifest.outputs:
-                found = outputs[tensor.name]
-                assert found.shape == tensor.shape
-                assert found.dtype == np.float32
-                assert np.isfinite(found).all()
-                low, high = tensor.range or (None, None)
-                assert low is None or found.min() >= low - 1e-5
-                assert high is None or found.max() <= high + 1e-5
-            if MODELS[model] == "landmarks":
-                assert np.abs(outputs["joints_xyz"][0, 0]).max() < 1e-6  # relative to the wrist
+def test_outputs_are_those_of_the_model_interface(opened, runtime, model):
+    session = opened(runtime, model)
+    assert session.runtime == runtime
+    for image in images(session):
+        given = image.copy()
+        outputs = session.run({"image": image})
+        assert (image == given).all()
+        assert set(OUTPUTS[MODELS[model]]) <= set(outputs)
+        for tensor in session.manifest.outputs:
+            found = outputs[tensor.name]
+            assert found.shape == tensor.shape
+            assert found.dtype == np.float32
+            assert np.isfinite(found).all()
+            low, high = tensor.range or (None, None)
+            assert low is None or found.min() >= low - 1e-5
+            assert high is None or found.max() <= high + 1e-5
+        if MODELS[model] == "landmarks":
+            assert np.abs(outputs["joints_xyz"][0, 0]).max() < 1e-6  # relative to the wrist
 
 
-def test_runs_repeat_and_own_their_outputs(real_bundles, runtime, model):
-    with Session.open(real_bundles / model, runtime=runtime) as session:
-        *_, one, other = images(session)
-        first = session.run({"image": one})
-        kept = {name: value.copy() for name, value in first.items()}
-        session.run({"image": other})
-        again = session.run({"image": one})
-        for name in kept:
-            assert (first[name] == kept[name]).all()
-            assert (again[name] == kept[name]).all()
-        assert any((again[name] != session.run({"image": other})[name]).any() for name in kept)
+def test_runs_repeat_and_own_their_outputs(opened, runtime, model):
+    session = opened(runtime, model)
+    *_, one, other = images(session)
+    first = session.run({"image": one})
+    kept = {name: value.copy() for name, value in first.items()}
+    between = session.run({"image": other})
+    again = session.run({"image": one})
+    for name in kept:
+        assert (first[name] == kept[name]).all()
+        assert (again[name] == kept[name]).all()
+    assert any((again[name] != between[name]).any() for name in kept)
 
 
-def test_two_threads_change_nothing_that_matters(real_bundles, runtime, model):
-    with (
-        Session.open(real_bundles / model, runtime=runtime) as single,
-        Session.open(real_bundles / model, runtime=runtime, threads=2) as double,
-    ):
-        image = images(single)[-1]
+def test_numbers_agree_with_the_first_runtime(opened, runtime, model):
+    reference, session = opened(runtimes.NAMES[0], model), opened(runtime, model)
+    for image in images(reference):
+        expected, found = reference.run({"image": image}), session.run({"image": image})
+        for name, value in expected.items():
+            assert np.abs(found[name] - value).max() <= TOLERANCE.get(name, 2e-2), name
+
+
+def test_two_threads_change_nothing_that_matters(opened, real_bundles, model):
+    single = opened(runtimes.NAMES[0], model)
+    image = images(single)[-1]
+    with Session.open(real_bundles / model, threads=2) as double:
         a, b = single.run({"image": image}), double.run({"image": image})
-        assert all(np.abs(a[name] - b[name]).max() < 1e-4 for name in a)
-
-
-def test_numbers_agree_with_the_first_runtime(real_bundles, runtime, model):
-    with (
-        Session.open(real_bundles / model, runtime=runtimes.NAMES[0]) as reference,
-        Session.open(real_bundles / model, runtime=runtime) as session,
-    ):
-        for image in images(reference):
-            expected, found = reference.run({"image": image}), session.run({"image": image})
-            for name, value in expected.items():
-                assert np.abs(found[name] - value).max() <= TOLERANCE.get(name, 2e-2), name
+    assert all(np.abs(a[name] - b[name]).max() < 1e-4 for name in a)
 
 
 def test_a_float_network_is_run_as_it_is(tmp_path, make_manifest):

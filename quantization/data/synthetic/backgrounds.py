@@ -45,7 +45,9 @@ class Backgrounds:
         height, width = pano.image.shape[:2]
         u = np.arctan2(ray[..., 0], ray[..., 2]) * (width / (2 * np.pi)) + width / 2
         v = np.arccos(-ray[..., 1] / np.linalg.norm(ray, axis=-1)) * (height / np.pi)
-        return cv2.remap(pano.image, u.astype(np.float32), v.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+        return cv2.remap(
+            pano.image, u.astype(np.float32), v.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP
+        )
 
     def sample(self, rng: np.random.Generator, pano: Panorama, world: np.ndarray, size: int) -> np.ndarray:
         """A background (size, size, 3) uint8 for a scene that ``pano`` lights."""
@@ -103,7 +105,9 @@ def draw_person(rng: np.random.Generator, image: np.ndarray) -> None:
 
     def ellipse(at, axes, color, start=0, end=360):
         axes = tuple(max(int(a), 1) for a in axes)
-        cv2.ellipse(layer, np.rint(center + at).astype(int).tolist(), axes, 0, start, end, _shade(color), -1, cv2.LINE_AA)
+        cv2.ellipse(
+            layer, np.rint(center + at).astype(int).tolist(), axes, 0, start, end, _shade(color), -1, cv2.LINE_AA
+        )
 
     cloth = skin if rng.random() < 0.25 else rng.uniform(0, 1, 3)
     ellipse((0, height * 3.3), (width * 2.4, height * 2.0), cloth)
@@ -126,7 +130,14 @@ def _shade(color: np.ndarray) -> list[int]:
 
 
 _SKIN = np.array(
-    [[0.93, 0.76, 0.66], [0.87, 0.67, 0.55], [0.76, 0.56, 0.43], [0.60, 0.41, 0.30], [0.42, 0.27, 0.19], [0.27, 0.17, 0.12]]
+    [
+        [0.93, 0.76, 0.66],
+        [0.87, 0.67, 0.55],
+        [0.76, 0.56, 0.43],
+        [0.60, 0.41, 0.30],
+        [0.42, 0.27, 0.19],
+        [0.27, 0.17, 0.12],
+    ]
 )
 
 

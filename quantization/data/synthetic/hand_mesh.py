@@ -67,7 +67,9 @@ class HandMesh:
         blend = blend * blend * (3 - 2 * blend)
         skin = np.c_[skin, skin[:, 0] * blend]
         skin[:, 0] *= 1 - blend
-        self._arm_ring = np.array([(np.cos(a), np.sin(a)) for a in np.arange(_ARM_SEGMENTS) / _ARM_SEGMENTS * 2 * np.pi])
+        self._arm_ring = np.array(
+            [(np.cos(a), np.sin(a)) for a in np.arange(_ARM_SEGMENTS) / _ARM_SEGMENTS * 2 * np.pi]
+        )
         arm_vertices = _ARM_RINGS * _ARM_SEGMENTS
         self._skin = np.r_[skin, np.tile(np.eye(26)[FOREARM], (arm_vertices, 1))].astype(np.float32)
         self.faces = np.r_[faces, _tube_faces(_ARM_RINGS, _ARM_SEGMENTS) + len(vertices)].astype(np.int32)
@@ -94,7 +96,11 @@ class HandMesh:
         rx, ry = np.interp(z, _ARM_Z, _ARM_HALF_WIDTH) * grow, np.interp(z, _ARM_Z, _ARM_HALF_THICKNESS) * grow
         ring = self._arm_ring
         tube = np.stack(
-            [0.001 + rx[:, None] * ring[:, 0], ry[:, None] * ring[:, 1], np.broadcast_to(z[:, None], (len(z), len(ring)))],
+            [
+                0.001 + rx[:, None] * ring[:, 0],
+                ry[:, None] * ring[:, 1],
+                np.broadcast_to(z[:, None], (len(z), len(ring))),
+            ],
             axis=-1,
         ).reshape(-1, 3)
         normals = np.tile(np.c_[ring, np.zeros(len(ring))], (len(z), 1))
@@ -176,7 +182,9 @@ def _accessor(gltf, index: int) -> np.ndarray:
     dtype, width = np.dtype(_COMPONENT[accessor.componentType]), _WIDTH[accessor.type]
     start = (view.byteOffset or 0) + (accessor.byteOffset or 0)
     stride = view.byteStride or dtype.itemsize * width
-    raw = np.frombuffer(gltf.binary_blob(), np.uint8)[start : start + stride * (accessor.count - 1) + dtype.itemsize * width]
+    raw = np.frombuffer(gltf.binary_blob(), np.uint8)[
+        start : start + stride * (accessor.count - 1) + dtype.itemsize * width
+    ]
     rows = np.lib.stride_tricks.as_strided(raw, (accessor.count, dtype.itemsize * width), (stride, 1))
     return np.ascontiguousarray(rows).view(dtype)
 

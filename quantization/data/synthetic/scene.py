@@ -223,7 +223,9 @@ def _look(rng: np.random.Generator, sleeve: float) -> Look:
     direction = rng.normal(size=(8, 3))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     wavelength = np.exp(rng.uniform(np.log(0.006), np.log(0.08), (8, 1)))
-    mottle = rng.normal(0, min(abs(rng.normal(0, 0.02)), 0.035), (8, 1)) * np.array([0.8, 1, 1]) * rng.normal(1, 0.2, (8, 3))
+    mottle = (
+        rng.normal(0, min(abs(rng.normal(0, 0.02)), 0.035), (8, 1)) * np.array([0.8, 1, 1]) * rng.normal(1, 0.2, (8, 3))
+    )
     weave = np.array([*(rng.normal(size=3) * rng.uniform(50, 600) * (rng.random() < 0.4)), 1.57])
     return Look(
         skin=skin,
@@ -243,7 +245,12 @@ def _place(item: _Drawn, view: np.ndarray, at: np.ndarray, mirror: bool = False)
     hand, center = item.hand, item.hand.joints.mean(0)
     flip = np.diag([-1.0, 1, 1]) if mirror else np.eye(3)
     turn = flip @ view
-    moved = PosedHand((hand.vertices - center) @ turn.T + at, hand.normals @ turn.T, (hand.joints - center) @ turn.T + at, turn @ hand.wrist)
+    moved = PosedHand(
+        (hand.vertices - center) @ turn.T + at,
+        hand.normals @ turn.T,
+        (hand.joints - center) @ turn.T + at,
+        turn @ hand.wrist,
+    )
     return _Drawn(moved, item.rest, item.material, item.look, "left" if mirror else "right")
 
 
@@ -257,7 +264,11 @@ def _slack(rng: np.random.Generator, crop: Crop, config: SceneConfig, floor: flo
     """``crop`` off by the configured roll, shift and zoom; never smaller than ``floor`` (a fist seen end on)."""
     side = max(crop.side, floor * CROP_FACTOR) * np.exp(rng.uniform(-config.zoom, config.zoom))
     shift = rng.uniform(-config.shift, config.shift, 2) * crop.side
-    return Crop((crop.center[0] + shift[0], crop.center[1] + shift[1]), side, crop.angle + rng.uniform(-config.roll, config.roll))
+    return Crop(
+        (crop.center[0] + shift[0], crop.center[1] + shift[1]),
+        side,
+        crop.angle + rng.uniform(-config.roll, config.roll),
+    )
 
 
 def _apart(a: _Drawn, b: _Drawn, camera: Camera) -> bool:
@@ -307,7 +318,9 @@ def _camera_noise(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
         kernel = np.zeros((length, length), np.float32)
         reach = np.array([np.cos(turn), np.sin(turn)]) * length / 2
         middle = np.full(2, length / 2 - 0.5)
-        cv2.line(kernel, np.rint(middle - reach).astype(int).tolist(), np.rint(middle + reach).astype(int).tolist(), 1.0)
+        cv2.line(
+            kernel, np.rint(middle - reach).astype(int).tolist(), np.rint(middle + reach).astype(int).tolist(), 1.0
+        )
         image = cv2.filter2D(image, -1, kernel / max(kernel.sum(), 1))
     if rng.random() < 0.2:
         low = int(size * rng.uniform(0.3, 0.7))

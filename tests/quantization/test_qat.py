@@ -1,0 +1,170 @@
+"""Folding, the fake-quant graph, its storage, and what the quantizer leaves alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("torchao")
+
+from torch import nn  # noqa: E402
+
+from edge_hands import models  # noqa: E402
+from edge_hands.errors import DataError, ExportError  # noqa: E402
+from edge_hands.quantization import checkpoint, qat  # noqa: E402
+from edge_hands.quantization.fold import fold_batch_norms  # noqa: E402
+
+SMALL = {"depths": (1, 0, 1, 1, 0, 0)}
+
+
+def lived_in(name: str) -> nn.Module:
+    """A model whose norms and sampling layers are no longer as they start, in eval mode."""
+    torch.manual_seed(3)
+    model = models.create(name, **SMALL)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if ".offset." in key or ".weight_proj." in key:
+                parameter.add_(torch.randn_like(parameter) * 0.05)
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.2)
+                module.running_var.uniform_(0.5, 2.0)
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.normal_(0, 0.2)
+    return model.eval()
+
+
+def pictures(count: int, seed: int = 0) -> torch.Tensor:
+    """Smooth images (count, 64, 64, 3) in [0, 1]."""
+    coarse = torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+    return nn.functional.interpolate(coarse, (64, 64), mode="bilinear").permute(0, 2, 3, 1).contiguous()
+
+
+@pytest.fixture(scope="module")
+def calibrated() -> tuple[nn.Module, torch.fx.GraphModule]:
+    """A float model and its prepared graph with ranges."""
+    model = lived_in("test_dfmamba")
+    graph = qat.prepare(model)
+    qat.observe(graph, observers=True, fake_quant=False)
+    with torch.no_grad():
+        graph(pictures(16))
+    qat.observe(graph, observers=False, fake_quant=True)
+    return model, graph
+
+
+@pytest.mark.parametrize("name", ["test_dfmamba", "test_detector"])
+def test_folding_keeps_the_outputs_and_leaves_no_norm(name: str) -> None:
+    model = lived_in(name)
+    folded = fold_batch_norms(model)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())  # the original is left alone
+    image = pictures(3).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        before, after = model.features(image), folded.features(image)
+    for key, tensor in before.items():
+        assert (after[key] - tensor).abs().max() <= 1e-4 * max(1.0, float(tensor.abs().max())), key
+
+
+def test_a_layer_norm_cannot_fold_and_says_so() -> None:
+    with pytest.raises(ExportError, match="cannot fold backbone.stage3.0.norm.*norm='batch'"):
+        fold_batch_norms(models.create("test_dfmamba", norm="layer", **SMALL))
+
+
+def test_float_layers_stay_out_of_int8(calibrated) -> None:
+    _, graph = calibrated
+    converted = qat.convert(*reversed(calibrated)).body
+    quantised, plain = set(), set()
+    for node in converted.graph.nodes:
+        if node.op == "call_function" and node.target is torch.ops.aten.conv2d.default:
+            layer = list(node.meta["nn_module_stack"].values())[-1][0]
+            is_int8 = "dequantize_per_channel" in str(node.args[1].target)
+            (quantised if is_int8 else plain).add(layer.rsplit("model.", 1)[-1])
+    assert {name.split(".")[-1] for name in plain} <= {"offset", "weight_proj", "0", "delta", "maps"}
+    assert any("mix.offset" in name for name in plain)
+    assert any("mix.project" in name for name in plain)
+    assert any("head.maps" in name for name in plain)
+    assert not any("mix" in name for name in quantised)
+    assert any("stage3.0.enter" in name for name in quantised)
+    assert len(quantised) > len(plain)
+
+
+def test_weights_are_symmetric_per_channel_and_activations_int8(calibrated) -> None:
+    converted = qat.convert(*reversed(calibrated)).body
+    ops = torch.ops.quantized_decomposed
+    weights = [n for n in converted.graph.nodes if n.target is ops.quantize_per_channel.default]
+    assert weights
+    for node in weights:
+        zero_points = converted.get_buffer(node.args[2].target) if node.args[2].op == "get_attr" else None
+        assert zero_points is None or not zero_points.any()
+        assert node.args[3:6] == (0, -127, 127)
+    for scale, zero_point in qat.activation_scales(converted):
+        assert scale > 0
+        assert -128 <= zero_point <= 127
+
+
+def test_prepared_and_converted_graphs_agree_but_for_rounding(calibrated) -> None:
+    model, graph = calibrated
+    images = pictures(4, seed=1)
+    with torch.inference_mode():
+        prepared, converted, exact = graph(images), qat.convert(graph, model).body(images), graph_free(model, images)
+    for key in prepared:
+        noise = (prepared[key] - exact[key]).abs().mean()
+        assert (prepared[key] - converted[key]).abs().mean() <= 0.5 * noise + 1e-6, key
+
+
+def graph_free(model: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    return model.features(images.permute(0, 3, 1, 2))
+
+
+def test_the_quantised_model_keeps_the_interface_and_stays_near_the_float_one(calibrated) -> None:
+    model, graph = calibrated
+    quantised = qat.convert(graph, model)
+    images = pictures(4)
+    with torch.inference_mode():
+        outputs, exact = quantised(images), model(images)
+    assert tuple(outputs) == model.outputs.names
+    assert quantised.eval() is quantised
+    assert (outputs["joints_uv"] - exact["joints_uv"]).abs().max() < 0.02
+    assert (outputs["confidence"] - exact["confidence"]).abs().max() < 0.1
+
+
+def test_fine_tuning_reaches_every_weight_through_the_fake_quant(calibrated) -> None:
+    model, _ = calibrated
+    graph = qat.prepare(model)
+    qat.observe(graph, observers=True, fake_quant=True)
+    features = graph(pictures(4))
+    sum(tensor.square().mean() for tensor in features.values()).backward()
+    silent = [key for key, p in graph.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert silent == []
+
+
+def test_a_quantised_checkpoint_comes_back_as_it_was(calibrated, tmp_path: Path) -> None:
+    model, graph = calibrated
+    meta = checkpoint.Meta("test_dfmamba", {"depths": list(SMALL["depths"])}, step=7, stage=qat.STAGE)
+    checkpoint.save(tmp_path, graph, meta)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.json", "model.safetensors"]  # no pickle
+    again = qat.load_quantized(tmp_path)
+    before = qat.convert(graph, model)
+    assert qat.activation_scales(again.body) == qat.activation_scales(before.body)
+    images = pictures(4, seed=2)
+    with torch.inference_mode():
+        for key, tensor in before(images).items():
+            assert torch.allclose(again(images)[key], tensor, atol=2e-3), key
+
+
+def test_a_float_checkpoint_is_refused(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, models.create("test_dfmamba", **SMALL), checkpoint.Meta("test_dfmamba", SMALL))
+    with pytest.raises(DataError, match="is a float checkpoint.*edge-hands quantize"):
+        qat.load_quantized(tmp_path)
+
+
+def test_tensors_of_another_model_are_refused(calibrated, tmp_path: Path) -> None:
+    _, graph = calibrated
+    checkpoint.save(tmp_path, graph, checkpoint.Meta("test_dfmamba", SMALL, stage=qat.STAGE))
+    path = tmp_path / checkpoint.META
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"overrides": {"depths": [1, 0, 1, 0, 0, 0]}}))
+    with pytest.raises(DataError, match="do not fit the quantised graph of test_dfmamba"):
+        qat.load_quantized(tmp_path)
