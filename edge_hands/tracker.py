@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 #: Two sets of joints nearer than this on average, in parts of the larger hand's box, are the same hand.
 _SAME_HAND = 0.2
+#: A detector's probability of its side from which on the other side is not looked at; it counts for no more.
+_SURE = 0.9
 #: How much one frame's handedness counts against those before it.
 _HANDEDNESS_MIX = 0.2
 #: Default smoothing: steady at rest, less than a frame of lag in a fast gesture.
@@ -268,19 +270,24 @@ class HandTracker:
         """Detections that the landmark model sees as hands twice: in the detector's crop and in that of its joints."""
         found = []
         for detection in detections[:most]:
-            look = self._look_both_ways(frame, detection.crop)
+            look = self._look_both_ways(frame, detection.crop, detection.right)
             if look is not None and look.presence >= self.presence_threshold:
-                look = self._look_both_ways(frame, look.next_crop)
+                look = self._look_both_ways(frame, look.next_crop, detection.right)
                 if look is not None and look.presence >= self.presence_threshold:
                     found.append(look)
         return found
 
-    def _look_both_ways(self, frame: np.ndarray, crop: Crop) -> Look | None:
+    def _look_both_ways(self, frame: np.ndarray, crop: Crop, right: float) -> Look | None:
+        """A look at ``crop`` and at its mirror image: which of the two the landmark model finds more fitting tells left
+        from right best. A detector that is sure by ``right`` is believed unless the model contradicts."""
         look = self._look(frame, crop)
-        if look is None or look.fit >= 0.5:
+        own = min(max(1.0 - right if crop.mirror else right, 1.0 - _SURE), _SURE)
+        if look is None or (own >= _SURE and look.fit >= 0.5):
             return look
         other = self._look(frame, replace(crop, mirror=not crop.mirror))
-        return other if other is not None and other.fit * other.presence > look.fit * look.presence else look
+        if other is None or _log_odds(look.fit) + _log_odds(own) >= _log_odds(other.fit):
+            return look
+        return other
 
     def _look(self, frame: np.ndarray, crop: Crop) -> Look | None:
         """What the landmark model sees in ``crop``; None for a crop off the frame or a non-finite output."""
@@ -339,6 +346,11 @@ def _same_hand(a: Look, b: Look) -> bool:
     apart = float(np.linalg.norm(a.uv - b.uv, axis=1).mean())
     same_side = a.crop.mirror == b.crop.mirror
     return apart < _SAME_HAND * max(a.size, b.size) or (same_side and iou(a.box, b.box) > 0.7)
+
+
+def _log_odds(probability: float) -> float:
+    safe = min(max(probability, 1e-3), 1.0 - 1e-3)
+    return float(np.log(safe / (1.0 - safe)))
 
 
 def _tensor(image: np.ndarray) -> np.ndarray:

@@ -52,7 +52,14 @@ _SCHEME = {
 }
 
 #: Metrics of a checkpoint that the manifest repeats, of each stage.
-_HEADLINES = ("error_2d_percent", "pa_mpjpe_mm", "presence_accuracy", "handedness_accuracy", "average_precision", "recall")
+_HEADLINES = (
+    "error_2d_percent",
+    "pa_mpjpe_mm",
+    "presence_accuracy",
+    "handedness_accuracy",
+    "average_precision",
+    "recall",
+)
 
 
 def export_bundle(
@@ -74,7 +81,7 @@ def export_bundle(
     exporters = _exporters(device, runtimes)
     step("rebuilding the quantised graph")
     model, meta = qat.load_quantized(source), checkpoint.load_meta(source)
-    images = _images(model, data, count)
+    samples = _samples(model, data, count)
     out.mkdir(parents=True, exist_ok=True)
     variants = []
     for name, exporter in exporters.items():
@@ -82,8 +89,8 @@ def export_bundle(
         variants.append(exporter.export(model, source, out))
     manifest = _manifest(model, meta, device, exporters, variants, out)
     write_manifest(out, manifest)
-    step(f"gate: {len(images)} {'crops' if model.kind == 'landmarks' else 'frames'}")
-    report = _gate(model, out, next(iter(exporters)), images, device, step)
+    step(f"gate: {len(samples['image'])} {'crops' if model.kind == 'landmarks' else 'frames'}")
+    report = _gate(model, out, next(iter(exporters)), samples, device, step)
     machine = {"date": _now(), "machine": f"{platform.system()} {platform.machine()}, 1 thread"}
     write_manifest(out, manifest.model_copy(update={"gate": report.as_dict() | machine}))
     return report
@@ -102,23 +109,23 @@ def _exporters(device: Device, runtimes: tuple[str, ...]) -> dict[str, ModuleTyp
     return {name: EXPORTERS[name] for name in wanted}
 
 
-def _images(model: qat.QuantizedModel, data: str | Path | None, count: int) -> np.ndarray:
-    """Val samples (n, H, W, 3) uint8, spread over the shards."""
+def _samples(model: qat.QuantizedModel, data: str | Path | None, count: int) -> dict[str, np.ndarray]:
+    """Val samples spread over the shards: image (n, H, W, 3) uint8 and the truth."""
     task = TASKS[model.kind]
     pool = Pool(data or SAMPLES / task.shards, "val", task.shards)
     chosen = np.linspace(0, len(pool) - 1, min(count, len(pool))).round().astype(int)
-    return task.batches(pool, model.config.image_size, None)(chosen, np.random.default_rng(0))["image"]
+    return task.batches(pool, model.config.image_size, None)(chosen, np.random.default_rng(0))
 
 
 def _gate(
     model: qat.QuantizedModel,
     out: Path,
     runtime: str,
-    images: np.ndarray,
+    samples: dict[str, np.ndarray],
     device: Device,
     step: Callable[[str], None],
 ) -> gate.Report:
-    limits = device.limits
+    limits, images = device.limits, samples["image"]
 
     @torch.inference_mode()
     def fake_quant(image: np.ndarray) -> dict[str, np.ndarray]:
@@ -126,12 +133,13 @@ def _gate(
 
     first = images[:1].astype(np.float32) / 255
     with Session.open(out, runtime=runtime, threads=1) as session:
-        checks = gate.parity(model.kind, images, lambda image: session.run({"image": image}), fake_quant, limits)
-        own = gate.latency(lambda image: session.run({"image": image}), first)
+        bundle = lambda image: session.run({"image": image})  # noqa: E731
+        checks = gate.parity(model.kind, images, bundle, fake_quant, limits, samples)
+        own = gate.latency(bundle, first)
     checks.append(gate.Check("size of the files", load(out).size / 1e6, "MB", limits.size_mb))
     limit = limits.latency_ms if device.local else None
     checks.append(gate.Check("latency on the exporting machine", own, "ms", limit))
-    if runtime == "litert":
+    if runtime == "litert" and limits.latency_ratio is not None:
         step("converting the float32 network, to compare its latency")
         other = gate.latency(litert.predictor(litert.convert(_float_twin(model), quantized=False)), first)
         checks.append(gate.Check("latency over that of float32", own / other, "", limits.latency_ratio))
@@ -175,7 +183,9 @@ def _manifest(
             for name, tensor in outputs.items()
         ),
         quantization=_SCHEME,
-        accuracy={"stages": stages, "samples": meta.samples, "date": meta.date, "command": meta.command} if stages else {},
+        accuracy={"stages": stages, "samples": meta.samples, "date": meta.date, "command": meta.command}
+        if stages
+        else {},
     )
 
 

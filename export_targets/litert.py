@@ -55,6 +55,8 @@ def convert(model: nn.Module, quantized: bool) -> bytes:
     """The flatbuffer of a model with the model interface; ``quantized`` says whether it is a converted graph."""
     size = model.config.image_size
     model = copy.deepcopy(model).eval()
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.contiguous()  # or the converter copies it, and mixes up copies that meet in memory
     for graph in (module for module in model.modules() if isinstance(module, GraphModule)):
         _split_dequantize(graph)
     try:

@@ -52,7 +52,9 @@ def _ramp(count: int) -> torch.Tensor:
     return torch.arange(count).to(torch.float32)
 
 
-def _deform(x: torch.Tensor, offset: torch.Tensor, weight: torch.Tensor, height: int, width: int, points: int) -> torch.Tensor:
+def _deform(
+    x: torch.Tensor, offset: torch.Tensor, weight: torch.Tensor, height: int, width: int, points: int
+) -> torch.Tensor:
     """sum_k w_k x(p + a_k + o_k): x (1, L, D) -> (1, L, D)."""
     length, channels = x.shape[1:]
     groups, side = weight.shape[-1] // points, math.isqrt(points)

@@ -1,4 +1,7 @@
-"""Imported before torchao: stops its and torch's warnings about absent GPU libraries and their own old interfaces."""
+"""Stops the warnings of torchao and torch about absent GPU libraries and their own old interfaces.
+
+Imported with the package, so before any module of it imports torchao.
+"""
 
 import logging
 import warnings

@@ -67,7 +67,9 @@ def quantize(
     metrics: dict[str, dict] = {}
 
     def measure(stage: str, candidate: nn.Module) -> None:
-        metrics[stage] = evaluate(model.kind, torch_predictor(candidate), validation, recipe.validate_count, recipe.batch)
+        metrics[stage] = evaluate(
+            model.kind, torch_predictor(candidate), validation, recipe.validate_count, recipe.batch
+        )
         report({"event": "metrics", "stage": stage, "metrics": metrics[stage]})
 
     measure("float", model)
@@ -124,7 +126,9 @@ def _finetune(graph: GraphModule, loader: Loader, task: Task, recipe: QatRecipe,
         if step % recipe.log_every == 0:
             speed = step * recipe.batch / (time.monotonic() - begun)
             fraction = min(1.0, _fraction(step, begun, recipe))
-            report({"event": "step", "fraction": fraction, "loss": total / recipe.log_every, "images_per_second": speed})
+            report(
+                {"event": "step", "fraction": fraction, "loss": total / recipe.log_every, "images_per_second": speed}
+            )
             total = 0.0
     return step
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
-import edge_hands.quantization._calm  # noqa: F401, I001  (before torchao)
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
@@ -104,7 +103,9 @@ def load_quantized(directory: str | Path) -> QuantizedModel:
     """The converted model of a quantised checkpoint. Raises DataError when it is none or is damaged."""
     meta = checkpoint.load_meta(directory)
     if meta.stage != STAGE:
-        raise DataError(f"{directory} is a {meta.stage} checkpoint, not a quantised one; run `edge-hands quantize` on it")
+        raise DataError(
+            f"{directory} is a {meta.stage} checkpoint, not a quantised one; run `edge-hands quantize` on it"
+        )
     state = checkpoint.load_tensors(directory, checkpoint.MODEL, meta.step)
     return rebuild(state, {"model": meta.model, "overrides": meta.overrides})
 

@@ -8,7 +8,6 @@ and head maps a soft-argmax, and all of them are small.
 
 from __future__ import annotations
 
-import edge_hands.quantization._calm  # noqa: F401, I001  (before torchao)
 import torch
 from torch.fx import GraphModule, Node
 from torchao.quantization.pt2e import (

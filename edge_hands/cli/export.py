@@ -17,14 +17,17 @@ def command(
     count: Annotated[int, typer.Option(min=1, help="Samples of the gate.")] = 200,
 ) -> None:
     """Export a quantised model for a device and check it: parity, size, latency. Exit code 1 when a limit is broken."""
-    from edge_hands.cli.console import err, out as console, say_error, table
+    from edge_hands.cli.console import err, say_error, table
+    from edge_hands.cli.console import out as console
     from edge_hands.export_targets.devices import load_device
     from edge_hands.export_targets.exporter import export_bundle
 
     target = load_device(device)
     with err.status("starting") as status:
         report = export_bundle(model, target, out, tuple(runtime or ()), data, count, status.update)
-    rows = table(f"gate of {target.name}, {report.samples} samples", "check", "value", "limit", "", right=("value", "limit"))
+    rows = table(
+        f"gate of {target.name}, {report.samples} samples", "check", "value", "limit", "", right=("value", "limit")
+    )
     for check in report.checks:
         limit = "" if check.limit is None else f"{'≥' if check.at_least else '≤'} {check.limit:g}"
         verdict = "" if check.limit is None else "[green]good[/green]" if check.passed else "[red]broken[/red]"

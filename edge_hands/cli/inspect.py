@@ -60,6 +60,17 @@ def _print(bundle: Bundle) -> None:
 
 
 def _flat(content: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """Nested results as rows: the way to a value with dots, and the value. Named entries of a list are a row each."""
     if isinstance(content, dict):
         return [row for key, value in content.items() for row in _flat(value, f"{prefix}{key}.")]
-    return [(prefix.rstrip("."), f"{content:.6g}" if isinstance(content, float) else str(content))]
+    if isinstance(content, (list, tuple)) and all(isinstance(part, dict) and "name" in part for part in content):
+        rest = [{key: value for key, value in part.items() if key != "name" and value != ""} for part in content]
+        return [
+            (str(part["name"]), ", ".join(f"{key} {_short(value)}" for key, value in others.items()))
+            for part, others in zip(content, rest, strict=True)
+        ]
+    return [(prefix.rstrip("."), _short(content))]
+
+
+def _short(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -23,7 +23,14 @@ def command(
     seed: Annotated[int | None, typer.Option(min=0, help="Order of the data and augmentation.")] = None,
 ) -> None:
     """Quantise a trained model to int8: set the ranges on training samples, then fine-tune under fake int8."""
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     from edge_hands.cli.train import summary
     from edge_hands.quantization.finetune import QatRecipe, quantize
@@ -31,7 +38,13 @@ def command(
     given = dict(steps=steps, minutes=minutes, batch=batch, lr=lr, calibrate=calibrate, validate_count=count)
     given |= dict(threads=threads, seed=seed)
     recipe = replace(QatRecipe(), **{name: value for name, value in given.items() if value is not None})
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns) as progress:
         ranges = progress.add_task("ranges", total=1.0)
         tuning = progress.add_task("fine-tuning", total=1.0, visible=recipe.steps > 0)

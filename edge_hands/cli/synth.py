@@ -24,14 +24,17 @@ def command(
     sheet: Annotated[
         bool, typer.Option("--sheet", help="Draw a contact sheet with the joints on it, and stop.")
     ] = False,
+    picture: Annotated[
+        int | None, typer.Option(min=64, max=2048, metavar="SIDE", help="Write one frame of this size, and stop.")
+    ] = None,
 ) -> None:
     """Render synthetic hands with exact labels (2-D, 3-D, side, visibility) into WebDataset shards."""
     from edge_hands.quantization.data.synthetic import writer
 
     if kind not in writer.KINDS:
         raise DataError(f"--kind is {kind!r}; expected one of {', '.join(writer.KINDS)}.")
-    if sheet:
-        _draw_sheet(out, assets, kind, seed)
+    if sheet or picture:
+        _draw(out, assets, kind, seed, picture)
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -43,16 +46,22 @@ def command(
     typer.echo(f"{count} training and {val} held-out {kind}s in {out}")
 
 
-def _draw_sheet(out: Path, assets: Path, kind: str, seed: int) -> None:
+def _draw(out: Path, assets: Path, kind: str, seed: int, side: int | None) -> None:
+    """A contact sheet, or one frame of ``side`` pixels."""
     import cv2
+    import numpy as np
 
     from edge_hands.quantization.data.synthetic import writer
     from edge_hands.quantization.data.synthetic.scene import Scenes
 
     scenes = Scenes(assets)
-    picture = writer.contact_sheet([writer.sample(scenes, kind, "train", seed, index) for index in range(30)])
+    if side is None:
+        path = out / "sheet.png"
+        image = writer.contact_sheet([writer.sample(scenes, kind, "train", seed, index) for index in range(30)])
+    else:
+        path = out / "picture.jpg"
+        image = scenes.frame(np.random.default_rng(seed), side).image
     out.mkdir(parents=True, exist_ok=True)
-    path = out / "sheet.png"
-    if not cv2.imwrite(str(path), picture[:, :, ::-1]):
+    if not cv2.imwrite(str(path), image[:, :, ::-1]):
         raise DataError(f"Cannot write {path}.")
-    typer.echo(f"Contact sheet in {path}")
+    typer.echo(f"Written: {path}")

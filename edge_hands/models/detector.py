@@ -50,7 +50,13 @@ class Detector(nn.Module):
 def detector_edge() -> DetectorConfig:
     """Phone-sized: 192 x 192, 24 x 24 cells."""
     return DetectorConfig(
-        image_size=192, stem=16, widths=(16, 32, 96, 128), depths=(1, 2, 2, 2, 1, 1), ffn_ratio=2.0, neck=48, **INT8_FRIENDLY
+        image_size=192,
+        stem=16,
+        widths=(16, 32, 96, 128),
+        depths=(1, 2, 2, 2, 1, 1),
+        ffn_ratio=2.0,
+        neck=48,
+        **INT8_FRIENDLY,
     )
 
 
@@ -58,5 +64,12 @@ def detector_edge() -> DetectorConfig:
 def test_detector() -> DetectorConfig:
     """Milliseconds: 64 x 64, 8 x 8 cells, for tests."""
     return DetectorConfig(
-        image_size=64, stem=8, widths=(8, 16, 32, 32), depths=(1, 1, 1, 1, 1, 1), states=4, neck=16, ffn_ratio=2.0, **INT8_FRIENDLY
+        image_size=64,
+        stem=8,
+        widths=(8, 16, 32, 32),
+        depths=(1, 1, 1, 1, 1, 1),
+        states=4,
+        neck=16,
+        ffn_ratio=2.0,
+        **INT8_FRIENDLY,
     )

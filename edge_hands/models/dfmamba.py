@@ -19,9 +19,15 @@ from torch import nn
 
 from edge_hands.models.dssm import DSSM, FeedForward, MixerBlock, activation
 
-
 #: Settings of the small models: ReLU stays inside int8 kernels, batch norms fold.
-INT8_FRIENDLY = {"token_conv": "spatial", "conv_act": "relu", "act": "relu", "gate_act": "relu", "norm": "batch", "branch_norm": True}
+INT8_FRIENDLY = {
+    "token_conv": "spatial",
+    "conv_act": "relu",
+    "act": "relu",
+    "gate_act": "relu",
+    "norm": "batch",
+    "branch_norm": True,
+}
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,9 @@ class DFMamba(nn.Module):
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
         c, d = config.widths, config.depths
-        self.stem = nn.Sequential(conv_norm(3, config.stem, 2, config.conv_act), conv_norm(config.stem, c[0], 2, config.conv_act))
+        self.stem = nn.Sequential(
+            conv_norm(3, config.stem, 2, config.conv_act), conv_norm(config.stem, c[0], 2, config.conv_act)
+        )
         self.stage1 = nn.Sequential(*(ConvBlock(c[0], config.conv_act) for _ in range(d[0])))
         self.down1 = nn.Conv2d(c[0], c[1], 3, 2, 1)
         self.stage2 = nn.Sequential(*(ConvBlock(c[1], config.conv_act) for _ in range(d[1])))

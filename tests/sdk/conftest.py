@@ -112,6 +112,8 @@ class World:
     landmark_runs: int = 0
     extra: list[tuple[np.ndarray, str]] = field(default_factory=list)  # seen by the detector only
     wrong_side: bool = False  # the detector mistakes left for right
+    sureness: float = 1.0  # of the detector, of the side it gives
+    misfit: float = 0.05  # handedness output for a crop that is mirrored wrongly
 
     def frame(self) -> np.ndarray:
         y, x = np.mgrid[: self.height, : self.width]
@@ -149,7 +151,7 @@ class World:
             seen = self._in_view(joints, view)
             off = np.abs((seen.min(0) + seen.max(0)) / 2 - 0.5).max()
             if off < 0.3 and seen[9, 1] < seen[0, 1] and np.ptp(seen, axis=0).max() > 0.3 and 0.98 - off > best:
-                best, uv, right = 0.98 - off, seen, 0.95 if (side == "left") == mirrored else 0.05
+                best, uv, right = 0.98 - off, seen, 0.95 if (side == "left") == mirrored else self.misfit
         xyz = np.c_[(uv - uv[0]) * 0.2, np.zeros(21)]
         if self.broken:
             xyz[3] = np.nan
@@ -170,7 +172,8 @@ class World:
             outputs["points"][0, i] = seen[[0, 9]]
             outputs["centers"][0, i] = self._in_view(np.array([crop.center]), view)[0]
             outputs["sides"][0, i] = crop.side * scale
-            outputs["handedness"][0, i] = float((side == "right") != self.wrong_side)
+            says_right = (side == "right") != self.wrong_side
+            outputs["handedness"][0, i] = self.sureness if says_right else 1 - self.sureness
         return outputs
 
 

@@ -104,6 +104,14 @@ def test_a_wrong_side_from_the_detector_is_turned_round(world, tracker, shape, s
     assert np.abs(hand.joints_uv - world.hands[0][0]).max() < 0.5
 
 
+def test_an_unsure_detector_leaves_the_side_to_the_landmarks_that_fit_better(world, tracker, shape):
+    world.hands, world.wrong_side = [(shape((120, 130), 80), "right")], True
+    world.sureness, world.misfit = 0.55, 0.8
+    assert [hand.handedness for hand in tracker.track(world.frame(), still=True)] == ["right"]
+    world.sureness = 0.95
+    assert [hand.handedness for hand in tracker.track(world.frame(), still=True)] == ["left"]
+
+
 def test_handedness_needs_several_frames_to_change(world, tracker, shape):
     joints = shape((120, 130), 80)
     world.hands = [(joints, "right")]

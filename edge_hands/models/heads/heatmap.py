@@ -15,7 +15,7 @@ DEPTH_UNIT = 0.25
 
 
 class HeatmapHead(nn.Module):
-    """(B, C, S/2, S/2) -> heat-map logits, uv in [0, 1], depth relative to the wrist in crop sides, confidence logits."""
+    """(B, C, S/2, S/2) -> heat-map logits, uv in [0, 1], depth from the wrist in crop sides, confidence logits."""
 
     def __init__(self, channels: int, size: int) -> None:
         super().__init__()
