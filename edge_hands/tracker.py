@@ -41,6 +41,8 @@ _HANDEDNESS_MIX = 0.2
 SMOOTHING = OneEuro(min_cutoff=1.5, beta=6.0)
 #: Length that stands for "one hand" in the filter's speeds of joints in metres.
 _HAND_METRES = 0.2
+#: Crops of fewer pixels (a side) show a landmark model nothing but blur.
+_SMALLEST_CROP = 24.0
 #: Black margin of the last view tried on a photograph in which no hand was found: for a hand that fills it.
 _MARGIN = 0.3
 
@@ -54,6 +56,21 @@ class Timing:
     total_ms: float = 0.0
     detector_runs: int = 0
     landmark_runs: int = 0
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How hard a new hand is looked at: in the detector's crop ``scales`` times as large, ``looks`` times each, every
+    look in the crop of the last one's joints. The best look but the first counts."""
+
+    scales: tuple[float, ...]
+    looks: int
+
+
+#: In video the next frame is the next look.
+VIDEO = Effort((1.0,), 2)
+#: A detector's crop that cuts fingers off does not grow by itself: try a larger one too.
+STILL = Effort((1.0, 1.4), 3)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +98,11 @@ class Look:
         return float(np.ptp(self.uv, axis=0).max())
 
     @property
+    def quality(self) -> float:
+        """By which looks at one hand, and hands of one photograph, are compared."""
+        return self.presence * float(self.confidence.mean())
+
+    @property
     def next_crop(self) -> Crop:
         return aligned_crop(self.uv, self.crop.mirror)
 
@@ -106,7 +128,8 @@ class HandTracker:
     landmarks, detector: folders of bundles, or open sessions (then the caller closes them); None for the bundled ones.
     runtime, threads: as in ``Session.open``. max_hands: of a frame, best first. hand_size: sum of the 20 bone lengths
     in metres of this user, to which ``joints_xyz`` is scaled. detect_threshold, presence_threshold: probabilities
-    below which a candidate is no hand. detect_every: while fewer than max_hands are tracked, look for more in every
+    below which a candidate is no hand. confidence_threshold: mean confidence of the joints below which a new hand is
+    not believed. detect_every: while fewer than max_hands are tracked, look for more in every
     n-th frame. tiles: views of a photograph beside the whole, (2, 3) for 2x2 and 3x3; None lets its size decide.
     smoothing: one-euro settings for video, speeds in hand sizes per second; None for raw joints.
     """
@@ -120,8 +143,9 @@ class HandTracker:
         max_hands: int = 2,
         *,
         hand_size: float = REFERENCE_SKELETON_LENGTH,
-        detect_threshold: float = 0.4,
-        presence_threshold: float = 0.5,
+        detect_threshold: float = 0.3,
+        presence_threshold: float = 0.7,
+        confidence_threshold: float = 0.15,
         detect_every: int = 5,
         tiles: Sequence[int] | None = None,
         smoothing: OneEuro | None = SMOOTHING,
@@ -130,6 +154,7 @@ class HandTracker:
             raise ValueError("max_hands and detect_every must be at least 1, hand_size positive, tiles from 2 to 8")
         self.max_hands, self.hand_size, self.detect_every = max_hands, hand_size, detect_every
         self.detect_threshold, self.presence_threshold = detect_threshold, presence_threshold
+        self.confidence_threshold = confidence_threshold
         self.tiles, self.smoothing = None if tiles is None else tuple(tiles), smoothing
         self.timing = Timing()
         self._busy = threading.Lock()
@@ -201,17 +226,18 @@ class HandTracker:
         views = [whole(height, width)]
         for n in self._tile_counts(max(height, width)):
             views += tiles(height, width, n)
-        looks = self._looks(frame, self._detect(frame, views), 3 * self.max_hands)
+        most = 3 * self.max_hands
+        looks = self._looks(frame, self._detect(frame, views)[:most], STILL)
         if not looks:
-            looks = self._looks(frame, self._detect(frame, [whole(height, width, _MARGIN)]), 3 * self.max_hands)
-        kept = distinct(sorted(looks, key=lambda look: -look.presence))[: self.max_hands]
+            looks = self._looks(frame, self._detect(frame, [whole(height, width, _MARGIN)])[:most], STILL)
+        kept = distinct(sorted(looks, key=lambda look: -look.quality))[: self.max_hands]
         return [self._hand(look, next(self._ids), look.right) for look in kept]
 
     def _tile_counts(self, long: int) -> tuple[int, ...]:
         if self.tiles is not None:
             return self.tiles
         size = self.detector.manifest.input_shape[1]
-        return () if long <= 1.5 * size else (2,) if long <= 6 * size else (2, 3)
+        return () if long <= 2 * size else (2,) if long <= 6 * size else (2, 3)
 
     def _video(self, frame: np.ndarray, time: float) -> list[Hand]:
         if self._shape not in (None, frame.shape):
@@ -246,7 +272,7 @@ class HandTracker:
             for found in self._detect(frame, [whole(*frame.shape[:2])])
             if all(iou(found.box, box) < 0.3 and containment(found.box, box) < 0.6 for box in tracked)
         ]
-        for look in self._looks(frame, new, self.max_hands):
+        for look in self._looks(frame, new[: self.max_hands], VIDEO):
             self._tracks.append(_Track(next(self._ids), look, look.right))
         self._drop_doubles()
         self._tracks = self._tracks[: self.max_hands]
@@ -266,16 +292,24 @@ class HandTracker:
         )
         return suppress(found)
 
-    def _looks(self, frame: np.ndarray, detections: list[Detection], most: int) -> list[Look]:
-        """Detections that the landmark model sees as hands twice: in the detector's crop and in that of its joints."""
-        found = []
-        for detection in detections[:most]:
-            look = self._look_both_ways(frame, detection.crop, detection.right)
-            if look is not None and look.presence >= self.presence_threshold:
-                look = self._look_both_ways(frame, look.next_crop, detection.right)
-                if look is not None and look.presence >= self.presence_threshold:
-                    found.append(look)
-        return found
+    def _looks(self, frame: np.ndarray, detections: list[Detection], effort: Effort) -> list[Look]:
+        """The best look at each detection that is a hand."""
+        best = (self._refined(frame, detection, effort) for detection in detections)
+        return [look for look in best if look is not None]
+
+    def _refined(self, frame: np.ndarray, detection: Detection, effort: Effort) -> Look | None:
+        best: Look | None = None
+        for scale in effort.scales:
+            crop = replace(detection.crop, side=detection.crop.side * scale)
+            for number in range(effort.looks):
+                look = self._look_both_ways(frame, crop, detection.right)
+                if look is None or look.presence < self.presence_threshold:
+                    break
+                sure = look.confidence.mean() >= self.confidence_threshold
+                if number > 0 and sure and (best is None or look.quality > best.quality):
+                    best = look
+                crop = look.next_crop
+        return best
 
     def _look_both_ways(self, frame: np.ndarray, crop: Crop, right: float) -> Look | None:
         """A look at ``crop`` and at its mirror image: which of the two the landmark model finds more fitting tells left
@@ -293,7 +327,7 @@ class HandTracker:
         """What the landmark model sees in ``crop``; None for a crop off the frame or a non-finite output."""
         height, width = frame.shape[:2]
         x, y = crop.center
-        if not 4 <= crop.side <= 8 * max(height, width) or not (0 <= x <= width and 0 <= y <= height):
+        if not _SMALLEST_CROP <= crop.side <= 8 * max(height, width) or not (0 <= x <= width and 0 <= y <= height):
             return None
         start = clock.perf_counter()
         image = crop.warp(frame, self.landmarks.manifest.input_shape[1])

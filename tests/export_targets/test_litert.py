@@ -58,7 +58,14 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     with torch.no_grad():
         graph(torch.from_numpy(images).float() / 255)
     qat.observe(graph, observers=False, fake_quant=True)
-    meta = checkpoint.Meta("test_dfmamba", SMALL, step=3, stage=qat.STAGE, metrics={"ptq": {"pa_mpjpe_mm": 12.3456}})
+    meta = checkpoint.Meta(
+        "test_dfmamba",
+        SMALL,
+        step=3,
+        stage=qat.STAGE,
+        metrics={"ptq": {"pa_mpjpe_mm": 12.3456}},
+        command="/a/b/edge-hands quantize --model /c/run",
+    )
     checkpoint.save(folder / "qat", graph, meta)
     report = export_bundle(folder / "qat", BOARD, folder / "bundle", ("litert", "torch"), count=12)
     return Exported(folder / "qat", qat.load_quantized(folder / "qat"), folder / "bundle", report)
@@ -133,6 +140,7 @@ def test_the_manifest_tells_the_whole_story(exported: Exported) -> None:
     assert manifest.inputs[0].shape == (1, 64, 64, 3)
     assert {output.name: output.shape for output in manifest.outputs}["joints_xyz"] == (1, 21, 3)
     assert manifest.accuracy["stages"] == {"ptq": {"pa_mpjpe_mm": 12.3456}}
+    assert manifest.accuracy["command"] == "edge-hands quantize --model run"  # no paths of the machine
     assert manifest.gate["passed"] is True
     assert {"torch", "torchao", "litert-torch"} <= manifest.tools.keys()
 

@@ -113,6 +113,7 @@ class World:
     extra: list[tuple[np.ndarray, str]] = field(default_factory=list)  # seen by the detector only
     wrong_side: bool = False  # the detector mistakes left for right
     sureness: float = 1.0  # of the detector, of the side it gives
+    confidence: float = 1.0  # of every joint
     misfit: float = 0.05  # handedness output for a crop that is mirrored wrongly
 
     def frame(self) -> np.ndarray:
@@ -155,7 +156,13 @@ class World:
         xyz = np.c_[(uv - uv[0]) * 0.2, np.zeros(21)]
         if self.broken:
             xyz[3] = np.nan
-        outputs = {"joints_uv": uv, "joints_xyz": xyz, "confidence": np.ones(21), "presence": best, "handedness": right}
+        outputs = {
+            "joints_uv": uv,
+            "joints_xyz": xyz,
+            "confidence": np.full(21, self.confidence),
+            "presence": best,
+            "handedness": right,
+        }
         return {name: np.asarray(value, np.float32)[None] for name, value in outputs.items()}
 
     def _detect(self, image: np.ndarray) -> dict[str, np.ndarray]:

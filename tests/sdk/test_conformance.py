@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
@@ -10,9 +11,9 @@ from edge_hands.bundle import OUTPUTS, load
 from edge_hands.session import Session
 
 MODELS = {"test_dfmamba": "landmarks", "test_detector": "detector"}
-#: Largest difference from the first runtime. The models are hardly trained, so that a rounding of int8 that falls the
-#: other way moves a joint by millimetres; the gate of an export holds trained ones to far less.
-TOLERANCE = {"joints_uv": 5e-3, "joints_xyz": 1e-2}
+#: Mean difference from the first runtime. The models are hardly trained: one rounding of int8 that falls the other way
+#: moves a joint by millimetres. The gate of an export holds trained ones to far less.
+TOLERANCE = {"joints_uv": 1e-3, "joints_xyz": 3e-3}
 
 
 def test_every_runtime_is_in_the_list():
@@ -50,12 +51,11 @@ def opened(real_bundles):
         session.close()
 
 
-def images(session: Session, count: int = 4) -> list[np.ndarray]:
-    rng = np.random.default_rng(0)
-    shape = session.manifest.input_shape
-    return [np.zeros(shape, np.float32), np.ones(shape, np.float32)] + [
-        rng.random(shape, np.float32) for _ in range(count - 2)
-    ]
+def images(session: Session) -> list[np.ndarray]:
+    """Black, white, and two of smooth colours."""
+    rng, shape = np.random.default_rng(0), session.manifest.input_shape
+    smooth = [cv2.resize(rng.random((6, 6, 3), np.float32), shape[2:0:-1])[None] for _ in range(2)]
+    return [np.zeros(shape, np.float32), np.ones(shape, np.float32), *smooth]
 
 
 def test_outputs_are_those_of_the_model_interface(opened, runtime, model):
@@ -96,7 +96,7 @@ def test_numbers_agree_with_the_first_runtime(opened, runtime, model):
     for image in images(reference):
         expected, found = reference.run({"image": image}), session.run({"image": image})
         for name, value in expected.items():
-            assert np.abs(found[name] - value).max() <= TOLERANCE.get(name, 5e-2), name
+            assert np.abs(found[name] - value).mean() <= TOLERANCE.get(name, 1e-2), name
 
 
 def test_two_threads_change_nothing_that_matters(opened, real_bundles, model):

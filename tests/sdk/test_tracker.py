@@ -132,6 +132,16 @@ def test_a_hand_with_a_non_finite_output_is_dropped(world, tracker, shape):
     assert tracker.track(world.frame()) == []
 
 
+def test_a_new_hand_needs_sure_joints_a_followed_one_does_not(world, tracker, shape):
+    world.hands, world.confidence = [(shape((120, 130), 80), "right")], 0.1
+    assert tracker.track(world.frame()) == []
+    assert tracker.track(world.frame(), still=True) == []
+    world.confidence = 0.5
+    assert len(tracker.track(world.frame())) == 1
+    world.confidence = 0.1
+    assert len(tracker.track(world.frame())) == 1
+
+
 def test_tiles_find_a_small_hand_in_a_large_photograph(world, tracker, shape):
     world.width, world.height, world.smallest = 1600, 900, 0.15
     joints = shape((1210, 610), 110, 0.4)
