@@ -129,9 +129,9 @@ class HandTracker:
     runtime, threads: as in ``Session.open``. max_hands: of a frame, best first. hand_size: sum of the 20 bone lengths
     in metres of this user, to which ``joints_xyz`` is scaled. detect_threshold, presence_threshold: probabilities
     below which a candidate is no hand. confidence_threshold: mean confidence of the joints below which a new hand is
-    not believed. detect_every: while fewer than max_hands are tracked, look for more in every
-    n-th frame. tiles: views of a photograph beside the whole, (2, 3) for 2x2 and 3x3; None lets its size decide.
-    smoothing: one-euro settings for video, speeds in hand sizes per second; None for raw joints.
+    not believed. detect_every: while fewer than max_hands are tracked, look for more in every n-th frame. tiles:
+    views of a photograph beside the whole, (2, 3) for 2x2 and 3x3; None lets its size decide. smoothing: one-euro
+    settings for video, speeds in hand sizes per second; None for raw joints.
     """
 
     def __init__(
