@@ -6,7 +6,6 @@ An exporter is a module with ``export(model, source, out) -> Variant`` and ``TOO
 from __future__ import annotations
 
 import platform
-import shlex
 from collections.abc import Callable
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -188,16 +187,11 @@ def _manifest(
             "stages": stages,
             "samples": meta.samples,
             "date": meta.date,
-            "command": _without_folders(meta.command),
+            "command": meta.command,
         }
         if stages
         else {},
     )
-
-
-def _without_folders(command: str) -> str:
-    """A command with the names of its files and folders only: where they lay on one machine is nobody's business."""
-    return shlex.join(Path(word).name if "/" in word else word for word in shlex.split(command))
 
 
 def _now() -> str:

@@ -34,8 +34,13 @@ class Meta:
     stage: str = "float"
     metrics: dict = field(default_factory=dict)
     resume: dict = field(default_factory=dict)
-    command: str = field(default_factory=lambda: shlex.join(sys.argv))
+    command: str = field(default_factory=lambda: _without_folders(sys.argv))
     date: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
+
+
+def _without_folders(words: list[str]) -> str:
+    """A command with the names of its files and folders only: where they lay on one machine is nobody's business."""
+    return shlex.join(Path(word).name if "/" in word else word for word in words)
 
 
 def save(directory: str | Path, model: nn.Module, meta: Meta, resume: dict[str, Tensor] | None = None) -> None:

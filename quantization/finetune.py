@@ -87,7 +87,7 @@ def quantize(
     done = checkpoint.Meta(
         meta.model, meta.overrides, meta.step + steps, meta.samples + steps * recipe.batch, qat.STAGE, metrics
     )
-    checkpoint.save(out, graph, replace(done, resume={"recipe": asdict(recipe), "source": str(source)}))
+    checkpoint.save(out, graph, replace(done, resume={"recipe": asdict(recipe), "source": Path(source).name}))
     return metrics
 
 
