@@ -98,16 +98,22 @@ Report = Callable[[dict], None]
 
 
 def train(
-    recipe: Recipe, data: str | Path, out: str | Path, resume: bool = False, report: Report | None = None
+    recipe: Recipe,
+    data: str | Path,
+    out: str | Path,
+    resume: bool = False,
+    report: Report | None = None,
+    start: str | Path | None = None,
 ) -> dict:
     """Train on the shards in ``data``; returns the last validation's metrics.
 
-    ``report`` gets every record of the log. SIGTERM and SIGINT end the run after the current step, with a checkpoint.
+    ``report`` gets every record of the log. ``start`` is a float checkpoint of the same model whose weights a new run
+    begins with. SIGTERM and SIGINT end the run after the current step, with a checkpoint.
     Raises DataError: no shards or of the wrong kind, nothing to resume, or 20 non-finite losses in a row.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # the replicas are the threads
-    run = Run(recipe, data, out, resume, report)
+    run = Run(recipe, data, out, resume, report, start)
     try:
         with _stop_on_signal() as stop:
             return run.loop(stop)
@@ -119,10 +125,20 @@ def train(
 class Run:
     """State of one run: weights, their average, the optimiser, the place in the data and what has been spent."""
 
-    def __init__(self, recipe: Recipe, data: str | Path, out: str | Path, resume: bool, report: Report | None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: str | Path,
+        out: str | Path,
+        resume: bool,
+        report: Report | None,
+        start: str | Path | None = None,
+    ) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe, self.out, self.report = recipe, Path(out), report
         self.model = models.create(recipe.model, **recipe.overrides)
+        if start is not None and not resume:
+            _begin_with(self.model, recipe, start)
         self.task = TASKS[self.model.kind]
         self.weights = self.task.weights(**recipe.loss)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
@@ -324,6 +340,16 @@ def _groups(model: nn.Module, recipe: Recipe) -> list[dict]:
         dict(params=ps, factor=recipe.offset_lr if slow else 1.0, weight_decay=recipe.weight_decay if decays else 0.0)
         for (slow, decays), ps in groups.items()
     ]
+
+
+def _begin_with(model: nn.Module, recipe: Recipe, start: str | Path) -> None:
+    meta = checkpoint.load_meta(start)
+    if (meta.model, meta.overrides, meta.stage) != (recipe.model, recipe.overrides, "float"):
+        raise DataError(
+            f"{start} holds a {meta.stage} {meta.model} {meta.overrides}; "
+            f"a {recipe.model} can start from a float one only"
+        )
+    checkpoint.restore(model, checkpoint.load_tensors(start, checkpoint.MODEL, meta.step), start)
 
 
 @torch.no_grad()

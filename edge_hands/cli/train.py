@@ -21,6 +21,7 @@ def command(
     lr: Annotated[float | None, typer.Option(min=0, help="Highest learning rate.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Decides data order, augmentation, weights.")] = None,
+    start: Annotated[Path | None, typer.Option(help="Float checkpoint whose weights a new run begins with.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
 ) -> None:
     """Train on shards until the budget is spent. Interrupting it writes a checkpoint; --resume goes on from there."""
@@ -47,7 +48,7 @@ def command(
             elif record["event"] == "skipped":
                 progress.print(f"step {record['step']}: the loss is {record['loss']}; skipped")
 
-        metrics = train(recipe, data, out, resume, report)
+        metrics = train(recipe, data, out, resume, report, start)
     typer.echo(f"checkpoint in {out}: {summary(metrics)}" if metrics else f"checkpoint in {out}, not validated yet")
 
 

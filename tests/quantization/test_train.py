@@ -288,6 +288,16 @@ def test_the_wrong_folder_is_named(crop_shards, frame_shards, saved):
         train(small(), crop_shards, saved / "out", resume=True)
 
 
+def test_a_run_starts_from_the_weights_of_another(crop_shards, saved, tmp_path):
+    train(small(lr=0.0), crop_shards, tmp_path / "on", start=saved)  # nothing is learnt: the weights stay
+    before, _ = checkpoint.load_model(saved)
+    after, _ = checkpoint.load_model(tmp_path / "on")
+    for (name, a), b in zip(before.named_parameters(), after.parameters(), strict=True):
+        torch.testing.assert_close(a, b, msg=name)
+    with pytest.raises(DataError, match="a test_detector can start from a float one only"):
+        train(small(model="test_detector"), crop_shards, tmp_path / "other", start=saved)
+
+
 def test_the_commands(crop_shards, tmp_path):
     from typer.testing import CliRunner
 
