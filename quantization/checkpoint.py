@@ -34,13 +34,13 @@ class Meta:
     stage: str = "float"
     metrics: dict = field(default_factory=dict)
     resume: dict = field(default_factory=dict)
-    command: str = field(default_factory=lambda: _without_folders(sys.argv))
+    command: str = field(default_factory=lambda: shlex.join(sys.argv))
     date: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
 
-def _without_folders(words: list[str]) -> str:
+def _without_folders(command: str) -> str:
     """A command with the names of its files and folders only: where they lay on one machine is nobody's business."""
-    return shlex.join(Path(word).name if "/" in word else word for word in words)
+    return shlex.join(Path(word).name if "/" in word else word for word in shlex.split(command))
 
 
 def save(directory: str | Path, model: nn.Module, meta: Meta, resume: dict[str, Tensor] | None = None) -> None:
@@ -51,7 +51,8 @@ def save(directory: str | Path, model: nn.Module, meta: Meta, resume: dict[str, 
     if resume is not None:
         _write(directory / RESUME, resume, meta.step)
     partial = directory / f"{META}.partial"
-    partial.write_text(json.dumps(asdict(meta), indent=1) + "\n")
+    content = asdict(meta) | {"command": _without_folders(meta.command)}
+    partial.write_text(json.dumps(content, indent=1) + "\n")
     os.replace(partial, directory / META)
 
 
