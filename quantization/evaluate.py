@@ -25,7 +25,10 @@ def evaluate(kind: str, predict: Predictor, batches: Callable, count: int, batch
     count = min(count, len(batches.pool))
     for start in range(0, count, batch):
         sample = batches(np.arange(start, min(start + batch, count)), rng)
-        outputs.append(predict(sample.pop("image")))
+        images = sample.pop("image")
+        outputs.append(predict(images))
+        if kind == "landmarks":  # which of a crop and its mirror image the model takes for a right hand
+            outputs[-1]["mirrored"] = predict(np.ascontiguousarray(images[:, :, ::-1]))["handedness"]
         truth.append(sample)
     measure = metrics.landmark_metrics if kind == "landmarks" else metrics.detector_metrics
     return measure(_join(outputs), _join(truth))

@@ -46,14 +46,19 @@ def landmark_metrics(outputs: dict[str, np.ndarray], truth: dict[str, np.ndarray
     """Metrics of a landmark model over n crops.
 
     ``outputs``: joints_uv (n, J, 2) in [0, 1], joints_xyz (n, J, 3) m, presence (n,), handedness (n,), confidence
-    (n, J). ``truth``: uv, xyz, present, handed as ``data.augment.CropBatches`` makes them. Percent are of the crop's
-    side, px256 pixels of a 256 crop, mm after alignment to the true metres.
+    (n, J), and perhaps mirrored (n,), the handedness of the crops' mirror images. ``truth``: uv, xyz, present, handed
+    as ``data.augment.CropBatches`` makes them. Percent are of the crop's side, px256 pixels of a 256 crop, mm after
+    alignment to the true metres. ``side_accuracy`` is how often handedness and mirrored stand in the right order.
     """
     outputs, finite = _finite(outputs)
     hand = truth["present"] > 0.5
     percent = joint_errors(outputs["joints_uv"][hand], truth["uv"][hand]) * 100
     mm = pa_errors(outputs["joints_xyz"][hand], truth["xyz"][hand]) * 1000
     close = percent < 5
+    side = {}
+    if "mirrored" in outputs:
+        right = (outputs["handedness"] > outputs["mirrored"]) == (truth["handed"] > 0.5)
+        side["side_accuracy"] = float(right[hand].mean())
     return {
         "crops": len(hand),
         "hands": int(hand.sum()),
@@ -68,6 +73,7 @@ def landmark_metrics(outputs: dict[str, np.ndarray], truth: dict[str, np.ndarray
         "confidence_accuracy": float(((outputs["confidence"][hand] > 0.5) == close).mean()),
         "presence_accuracy": float(((outputs["presence"] > 0.5) == hand).mean()),
         "handedness_accuracy": float(((outputs["handedness"][hand] > 0.5) == (truth["handed"][hand] > 0.5)).mean()),
+        **side,
         "fingers_2d_percent": per_finger(percent),
         "fingers_mm": per_finger(mm),
     }

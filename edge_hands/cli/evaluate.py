@@ -22,6 +22,7 @@ _LABELS = {
     "confidence_accuracy": ("confidence right about that", ""),
     "presence_accuracy": ("presence accuracy", ""),
     "handedness_accuracy": ("handedness accuracy", ""),
+    "side_accuracy": ("right one of a crop and its mirror image", ""),
     "average_precision": ("average precision at IoU 0.5", ""),
     "recall": ("recall", ""),
     "precision": ("precision", ""),

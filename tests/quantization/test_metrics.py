@@ -64,6 +64,23 @@ def test_landmark_metrics_count_hands_only(rng):
     assert found["handedness_accuracy"] == pytest.approx(7 / 8)
 
 
+def test_sides_are_told_by_comparing_a_crop_with_its_mirror_image(rng):
+    joints = rng.random((4, 21, 3))
+    truth = {"uv": joints[..., :2], "xyz": joints}
+    truth |= {"present": np.array([1, 1, 1, 0.0]), "handed": np.array([1, 1, 0, 0.0])}
+    outputs = {
+        "joints_uv": joints[..., :2],
+        "joints_xyz": joints,
+        "presence": truth["present"],
+        "handedness": np.array([0.9, 0.3, 0.2, 0.1]),
+        "mirrored": np.array([0.4, 0.6, 0.8, 0.9]),  # right, wrong, right (it was mirrored), no hand
+        "confidence": np.ones((4, 21)),
+    }
+    assert metrics.landmark_metrics(outputs, truth)["side_accuracy"] == pytest.approx(2 / 3)
+    del outputs["mirrored"]
+    assert "side_accuracy" not in metrics.landmark_metrics(outputs, truth)
+
+
 def test_iou_and_matching():
     boxes = np.array([[0, 0, 2, 2], [1, 0, 3, 2], [5, 5, 6, 6.0]])
     np.testing.assert_allclose(metrics.iou(boxes[:1], boxes), [[1, 1 / 3, 0]])
