@@ -111,11 +111,6 @@ class Pool:
         return len(self) - before
 
 
-def pool_kind(directory: str | Path, split: str = "train") -> str:
-    """Kind ("crop" or "frame") of a folder of shards, from its first sample."""
-    return next(read(directory, split))[2].get("kind", "nothing")
-
-
 def _read_finished(path: Path) -> bytes:
     blob = path.read_bytes()
     if len(blob) < 1024 or any(blob[-1024:]):  # a closed tar ends in two zero blocks

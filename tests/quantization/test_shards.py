@@ -23,7 +23,7 @@ def test_read_yields_each_sample(crop_shards):
     samples = list(shards.read(crop_shards, "val"))
     assert [key for key, _, _ in samples] == [f"{i:06d}" for i in range(32)]
     assert shards.decode(samples[0][1]).shape == (160, 160, 3)
-    assert shards.pool_kind(crop_shards) == "crop"
+    assert samples[0][2]["kind"] == "crop"
 
 
 def test_crop_labels_are_relative_to_the_wrist(crop_shards):
