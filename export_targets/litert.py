@@ -1,6 +1,7 @@
-"""LiteRT (TFLite) export of a quantised model: int8 layers, float32 elsewhere, built-in operations only.
+"""LiteRT (TFLite) export of a quantised model: int8 layers, float32 elsewhere.
 
-The converter runs in its strict mode: it quantises exactly where the graph says so and moves no scale. That mode
+The portable form holds built-in operations only; in the native one every scan is a custom op for our delegate
+(``litert_native``). The converter runs in its strict mode: it quantises exactly where the graph says so and moves no scale. That mode
 has no public switch in litert-torch 0.10; ``_strict`` sets it, and a test holds the result to the graph's scales.
 """
 
@@ -23,10 +24,12 @@ from torch.fx import GraphModule
 
 from edge_hands.bundle import Variant
 from edge_hands.errors import ExportError
-from edge_hands.export_targets import portable
+from edge_hands.export_targets import litert_native, portable
 from edge_hands.quantization.qat import QuantizedModel
 
-FILE = "model.tflite"
+#: The forms that ``export`` can write, and their files.
+FILES = {"portable": "model.tflite", "native": "model.native.tflite"}
+SCANS = tuple(FILES)
 #: Packages whose version decides what the converter writes.
 TOOLS = ("litert-torch", "ai-edge-litert", "torch", "torchao")
 
@@ -37,21 +40,21 @@ _PORTABLE = {
 }
 
 
-def export(model: QuantizedModel, source: Path, out: Path) -> Variant:
-    """Writes ``out``/model.tflite (batch 1) and returns its entry for the manifest. Raises ExportError."""
-    content = convert(model, quantized=True)
-    (out / FILE).write_bytes(content)
-    runner = _runner(content)
+def export(model: QuantizedModel, source: Path, out: Path, scan: str = "portable") -> Variant:
+    """Writes one of FILES (batch 1) to ``out`` and returns its entry for the manifest. Raises ExportError."""
+    content = convert(model, quantized=True, scan=scan)
+    (out / FILES[scan]).write_bytes(content)
+    signature = _interpreter(content).get_signature_list()["serving_default"]
     return Variant(
         runtime="litert",
-        scan="portable",
-        path=FILE,
-        input_names={name: name for name in runner.get_input_details()},
-        output_names={name: name for name in runner.get_output_details()},
+        scan=scan,
+        path=FILES[scan],
+        input_names={name: name for name in signature["inputs"]},
+        output_names={name: name for name in signature["outputs"]},
     )
 
 
-def convert(model: nn.Module, quantized: bool) -> bytes:
+def convert(model: nn.Module, quantized: bool, scan: str = "portable") -> bytes:
     """The flatbuffer of a model with the model interface; ``quantized`` says whether it is a converted graph."""
     size = model.config.image_size
     model = copy.deepcopy(model).eval()
@@ -60,7 +63,7 @@ def convert(model: nn.Module, quantized: bool) -> bytes:
     for graph in (module for module in model.modules() if isinstance(module, GraphModule)):
         _split_dequantize(graph)
     try:
-        with _quiet(), _strict(), _decomposed():
+        with _quiet(), _strict(), _decomposed() if scan == "portable" else litert_native.custom_ops():
             import litert_torch
             from litert_torch.quantize.quant_config import QuantConfig
 
@@ -70,22 +73,23 @@ def convert(model: nn.Module, quantized: bool) -> bytes:
                 sample_kwargs={"image": torch.zeros(1, size, size, 3)},
                 quant_config=static if quantized else None,
             )
-            return converted.model_content()
+            content = converted.model_content()
+        return content if scan == "portable" else litert_native.fold_quantization(content)
     except Exception as error:  # the converter raises whatever its passes meet
         raise ExportError(f"LiteRT cannot convert {model.name}: {type(error).__name__}: {error}") from error
 
 
 def predictor(content: bytes) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """Image (1, H, W, 3) float32 -> outputs of a flatbuffer, on one thread."""
-    runner = _runner(content)
+    """Image (1, H, W, 3) float32 -> outputs of a portable flatbuffer, on one thread."""
+    runner = _interpreter(content).get_signature_runner()
     return lambda image: runner(image=image)
 
 
-def _runner(content: bytes):
+def _interpreter(content: bytes):
     from ai_edge_litert.interpreter import Interpreter
 
     try:
-        return Interpreter(model_content=content, num_threads=1).get_signature_runner()
+        return Interpreter(model_content=content, num_threads=1)
     except (ValueError, RuntimeError) as error:
         raise ExportError(f"LiteRT cannot load what its converter wrote: {error}") from error
 
