@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -60,8 +60,13 @@ class Session:
         self._runs = 0
 
     @classmethod
-    def open(cls, bundle_dir: str | os.PathLike[str], runtime: str = "auto", threads: int = 1) -> Session:
+    def open(
+        cls, bundle_dir: str | os.PathLike[str], runtime: str = "auto", threads: int = 1, scan: str = "auto"
+    ) -> Session:
         """Verify the bundle in ``bundle_dir`` and load it: ``runtime`` by name, or the first that works here.
+
+        ``scan`` asks for the "native" form of the model (our kernels) or the "portable" one (built-in operations); of
+        both, "auto" takes the native one where its kernels load. ``variant.scan`` says which form was taken.
 
         Raises BundleError for a bundle that is not whole and sound, RuntimeUnavailable when nothing can run it.
         """
@@ -69,7 +74,7 @@ class Session:
             raise RuntimeUnavailable(f"threads must be 1 to 256, not {threads}.")
         before, start = _resident_bytes(), time.perf_counter()
         bundle = bundles.load(bundle_dir)
-        kind, variant = _choose(bundle, runtime)
+        kind, variant = _choose(bundle, runtime, scan)
         loaded = kind.load(bundle, variant, RuntimeOptions(threads))
         return cls(bundle, variant, loaded, (time.perf_counter() - start) * 1e3, before)
 
@@ -136,14 +141,24 @@ class Session:
             self._resident = max(0, now - self._resident_before)
 
 
-def _choose(bundle: Bundle, name: str) -> tuple[type[Runtime], Variant]:
+def _choose(bundle: Bundle, name: str, scan: str) -> tuple[type[Runtime], Variant]:
+    if scan not in ("auto", "native", "portable"):
+        raise RuntimeUnavailable(f"scan must be auto, native or portable, not {scan!r}.")
+    forms = [variant for variant in bundle.manifest.variants if scan in ("auto", variant.scan)]
+    asked = replace(bundle, manifest=bundle.manifest.model_copy(update={"variants": tuple(forms)}))
     reasons = []
     for candidate in runtimes.NAMES if name == "auto" else (name,):
         kind = runtimes.get(candidate)
-        variant, available = kind.choose(bundle), kind.availability()
+        available = kind.availability()
+        try:
+            variant = kind.choose(asked)
+        except RuntimeUnavailable as error:
+            reasons.append(f"{candidate}: {error}")
+            continue
         if variant is not None and available:
             return kind, variant
-        reasons.append(f"{candidate}: {available.reason if variant is not None else 'the bundle has no form for it'}")
+        missing = f"the bundle has no {'' if scan == 'auto' else scan + ' '}form for it"
+        reasons.append(f"{candidate}: {available.reason if variant is not None else missing}")
     raise RuntimeUnavailable(f"{bundle.folder} ({bundle.manifest.name}) cannot run here. {'; '.join(reasons)}.")
 
 

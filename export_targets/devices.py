@@ -42,6 +42,7 @@ class Limits:
 class Device:
     """A device: its ABI, instruction sets, runtimes in order of preference, limits, and the source of each fact.
 
+    ``scan`` is the form its bundles have where a runtime can have more than one: "portable", "native" or "both".
     ``local`` says that the exporting machine is of this kind, so that the gate's latencies are the device's own.
     """
 
@@ -52,6 +53,7 @@ class Device:
     instruction_sets: tuple[str, ...] = ()
     system: str | None = None
     chip: str | None = None
+    scan: str = "portable"
     local: bool = False
     limits: Limits = Limits()
     sources: dict[str, str] = field(default_factory=dict)

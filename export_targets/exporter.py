@@ -1,12 +1,15 @@
 """A quantised checkpoint -> a bundle for a device that has passed its gate.
 
-An exporter is a module with ``export(model, source, out) -> Variant`` and ``TOOLS``; ``EXPORTERS`` names them.
+An exporter is a module with ``export(model, source, out) -> Variant`` and ``TOOLS``; ``EXPORTERS`` names them. One that
+can write a form with built-in operations only and one with our kernels says so by ``SCANS = ("portable", "native")``,
+and its ``export`` takes ``scan``, one of them.
 """
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +29,9 @@ from edge_hands.quantization.train import TASKS
 from edge_hands.session import Session
 
 EXPORTERS: dict[str, ModuleType] = {"litert": litert, "torch": torch_eager}
+
+#: What ``scan`` may be, and the forms that it asks for.
+_SCANS = {"portable": ("portable",), "native": ("native",), "both": ("portable", "native")}
 
 #: Real crops and frames that travel with the package, for a gate without --data.
 SAMPLES = Path(__file__).parent / "samples"
@@ -70,23 +76,29 @@ def export_bundle(
     data: str | Path | None = None,
     count: int = 200,
     step: Callable[[str], None] = lambda text: None,
+    scan: str | None = None,
 ) -> gate.Report:
     """Exports the quantised checkpoint ``source`` to the bundle ``out`` and puts it through the gate of ``device``.
 
-    ``runtimes`` default to the device's first one that we can export to; the gate runs the first of them. Crops or
-    frames come from the val shards in ``data``, else from the package; ``step`` is told what is being done. The
+    ``runtimes`` default to the device's first one that we can export to; the gate runs the first of them, in every
+    form. ``scan``, by default the device's, is "portable", "native" or "both", for runtimes that can have both. Crops
+    or frames come from the val shards in ``data``, else from the package; ``step`` is told what is being done. The
     bundle is written whatever the gate says, its verdict is in the manifest. Raises ExportError or DataError.
     """
     source, out = Path(source), Path(out)
-    exporters = _exporters(device, runtimes)
+    exporters, scan = _exporters(device, runtimes), scan or device.scan
+    if scan not in _SCANS:
+        raise ExportError(f"scan is {scan!r}, expected one of {', '.join(_SCANS)}")
     step("rebuilding the quantised graph")
     model, meta = qat.load_quantized(source), checkpoint.load_meta(source)
     samples = _samples(model, data, count)
     out.mkdir(parents=True, exist_ok=True)
     variants = []
     for name, exporter in exporters.items():
-        step(f"converting to {name}")
-        variants.append(exporter.export(model, source, out))
+        forms = [{"scan": form} for form in _SCANS[scan] if form in getattr(exporter, "SCANS", ())]
+        for form in forms or [{}]:
+            step(" ".join((f"converting to {name}", *form.values())))
+            variants.append(exporter.export(model, source, out, **form))
     manifest = _manifest(model, meta, device, exporters, variants, out)
     write_manifest(out, manifest)
     step(f"gate: {len(samples['image'])} {'crops' if model.kind == 'landmarks' else 'frames'}")
@@ -132,13 +144,18 @@ def _gate(
         return {name: tensor.numpy() for name, tensor in model(torch.from_numpy(image)).items()}
 
     first = images[:1].astype(np.float32) / 255
-    with Session.open(out, runtime=runtime, threads=1) as session:
-        bundle = lambda image: session.run({"image": image})  # noqa: E731
-        checks = gate.parity(model.kind, images, bundle, fake_quant, limits, samples)
-        own = gate.latency(bundle, first)
-    checks.append(gate.Check("size of the files", load(out).size / 1e6, "MB", limits.size_mb))
     limit = limits.latency_ms if device.local else None
-    checks.append(gate.Check("latency on the exporting machine", own, "ms", limit))
+    loaded, checks = load(out), []
+    forms = [variant.scan for variant in loaded.manifest.variants if variant.runtime == runtime]
+    for form in forms:
+        with Session.open(out, runtime=runtime, threads=1, scan=form) as session:
+            bundle = lambda image: session.run({"image": image})  # noqa: B023, E731
+            found = gate.parity(model.kind, images, bundle, fake_quant, limits, samples)
+            own = gate.latency(bundle, first)
+        found.append(gate.Check("latency on the exporting machine", own, "ms", limit))
+        several = len(forms) > 1
+        checks += [replace(check, name=f"{form}: {check.name}") if several else check for check in found]
+    checks.append(gate.Check("size of the files", loaded.size / 1e6, "MB", limits.size_mb))
     if runtime == "litert" and limits.latency_ratio is not None:
         step("converting the float32 network, to compare its latency")
         other = gate.latency(litert.predictor(litert.convert(_float_twin(model), quantized=False)), first)

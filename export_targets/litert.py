@@ -1,8 +1,9 @@
 """LiteRT (TFLite) export of a quantised model: int8 layers, float32 elsewhere.
 
 The portable form holds built-in operations only; in the native one every scan is a custom op for our delegate
-(``litert_native``). The converter runs in its strict mode: it quantises exactly where the graph says so and moves no scale. That mode
-has no public switch in litert-torch 0.10; ``_strict`` sets it, and a test holds the result to the graph's scales.
+(``litert_native``). The converter runs in its strict mode: it quantises exactly where the graph says so and moves no
+scale. That mode has no public switch in litert-torch 0.10; ``_strict`` sets it, and a test holds the result to the
+graph's scales.
 """
 
 from __future__ import annotations

@@ -13,6 +13,9 @@ def command(
     out: Annotated[Path, typer.Option(help="Folder of the bundle.")],
     device: Annotated[str, typer.Option(help="Name of a device, or a TOML file that describes one.")] = "linux-x86_64",
     runtime: Annotated[list[str] | None, typer.Option(help="Runtime to export to; may be repeated.")] = None,
+    scan: Annotated[
+        str | None, typer.Option(help="Form of the scans: native (our kernels), portable or both; else the device's.")
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="Shards whose val samples the gate uses.")] = None,
     count: Annotated[int, typer.Option(min=1, help="Samples of the gate.")] = 200,
 ) -> None:
@@ -24,7 +27,7 @@ def command(
 
     target = load_device(device)
     with err.status("starting") as status:
-        report = export_bundle(model, target, out, tuple(runtime or ()), data, count, status.update)
+        report = export_bundle(model, target, out, tuple(runtime or ()), data, count, status.update, scan)
     rows = table(
         f"gate of {target.name}, {report.samples} samples", "check", "value", "limit", "", right=("value", "limit")
     )

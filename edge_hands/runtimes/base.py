@@ -42,7 +42,10 @@ class Runtime(ABC):
 
     @classmethod
     def choose(cls, bundle: Bundle) -> Variant | None:
-        """The variant of the bundle that this runtime would run here, or None: portable forms, unless overridden."""
+        """The variant of the bundle that this runtime would run here, or None: portable forms, unless overridden.
+
+        RuntimeUnavailable, with what to do, when there are variants for it that cannot run on this machine.
+        """
         mine = [variant for variant in bundle.manifest.variants if variant.runtime == cls.name]
         return next((variant for variant in mine if variant.scan == "portable"), None)
 

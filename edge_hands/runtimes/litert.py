@@ -1,18 +1,25 @@
-"""LiteRT (TensorFlow Lite) with its XNNPACK delegate: the default runtime, a pip wheel of a few megabytes."""
+"""LiteRT (TensorFlow Lite) with its XNNPACK delegate: the default runtime, a pip wheel of a few megabytes.
+
+``ai-edge-litert``, or its predecessor ``tflite-runtime`` where only that is installed. A native form's scans are run by
+our delegate (``edge_hands.kernels.delegate``), everything else by LiteRT.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edge_hands.bundle import Bundle, Tensor, Variant
-from edge_hands.errors import BundleError
+from edge_hands.errors import BundleError, RuntimeUnavailable
 from edge_hands.runtimes.base import Availability, Runtime, RuntimeOptions, unreadable
 
-_PACKAGE = "ai-edge-litert"
+#: Packages that hold an interpreter, the first that is installed is used: what pip calls them, and their module.
+_PACKAGES = {"ai-edge-litert": "ai_edge_litert", "tflite-runtime": "tflite_runtime"}
 
 
 class LiteRT(Runtime):
@@ -25,19 +32,39 @@ class LiteRT(Runtime):
 
     @classmethod
     def availability(cls) -> Availability:
-        try:
-            if find_spec("ai_edge_litert") is not None:
-                return Availability(version=version(_PACKAGE))
-        except (PackageNotFoundError, ValueError):
-            pass
-        return Availability(reason=f"{_PACKAGE} is not installed: pip install {_PACKAGE}")
+        package = _package()
+        if package is None:
+            return Availability(reason="ai-edge-litert is not installed: pip install ai-edge-litert")
+        found = version(package)
+        if package == "tflite-runtime" and int(np.__version__.split(".")[0]) > 1:
+            return Availability(
+                reason=f"tflite-runtime {found} needs numpy below 2, found {np.__version__}: pip install ai-edge-litert"
+            )
+        return Availability(version=f"{package} {found}")
+
+    @classmethod
+    def choose(cls, bundle: Bundle) -> Variant | None:
+        """The native form where the delegate loads, else the portable one; RuntimeUnavailable if neither can run."""
+        forms = {variant.scan: variant for variant in bundle.manifest.variants if variant.runtime == cls.name}
+        if "native" in forms and _delegate_path() is not None:
+            return forms["native"]
+        if "native" in forms and "portable" not in forms:
+            raise RuntimeUnavailable(
+                "the bundle has only a native form, whose scans need libedge_hands_tflite.so, which is not there or "
+                "does not load: install edge_hands with a C++ compiler at hand, or export with --scan both"
+            )
+        return forms.get("portable")
 
     @classmethod
     def load(cls, bundle: Bundle, variant: Variant, options: RuntimeOptions) -> LiteRT:
-        from ai_edge_litert.interpreter import Interpreter
-
+        package = import_module(f"{_PACKAGES[_package() or 'ai-edge-litert']}.interpreter")
+        delegates = [_load_delegate(package, options.threads)] if variant.scan == "native" else None
         try:
-            interpreter = Interpreter(model_content=bundle.contents[variant.path], num_threads=options.threads)
+            interpreter = package.Interpreter(
+                model_content=bundle.contents[variant.path],
+                num_threads=options.threads,
+                experimental_delegates=delegates,
+            )
             interpreter.allocate_tensors()  # packs the weights now rather than in the first frame
             runner = interpreter.get_signature_runner()
             inputs, outputs = runner.get_input_details(), runner.get_output_details()
@@ -58,6 +85,32 @@ class LiteRT(Runtime):
 
     def close(self) -> None:
         self._runner = self._interpreter = None
+
+
+def _package() -> str | None:
+    """The first of _PACKAGES that is installed."""
+    for package, module in _PACKAGES.items():
+        try:
+            if find_spec(module) is not None and version(package):
+                return package
+        except (PackageNotFoundError, ValueError):
+            continue
+    return None
+
+
+def _delegate_path() -> Path | None:
+    try:
+        from edge_hands.kernels.delegate import delegate_path
+    except ImportError:  # the kernels were not built
+        return None
+    return delegate_path()
+
+
+def _load_delegate(package: Any, threads: int) -> Any:
+    try:
+        return package.load_delegate(str(_delegate_path()), {"threads": threads})
+    except (ValueError, OSError) as error:  # EDGE_HANDS_ISA names a row that this CPU lacks, say
+        raise RuntimeUnavailable(f"The delegate of our scans does not start: {' '.join(str(error).split())}") from error
 
 
 def _agree(tensor: Tensor, theirs: str, details: dict[str, dict[str, Any]], what: str) -> None:
