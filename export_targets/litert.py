@@ -58,26 +58,27 @@ def export(model: QuantizedModel, source: Path, out: Path, scan: str = "portable
 def convert(model: nn.Module, quantized: bool, scan: str = "portable") -> bytes:
     """The flatbuffer of a model with the model interface; ``quantized`` says whether it is a converted graph."""
     size = model.config.image_size
-    model = copy.deepcopy(model).eval()
-    for tensor in (*model.parameters(), *model.buffers()):
-        tensor.data = tensor.data.contiguous()  # or the converter copies it, and mixes up copies that meet in memory
-    for graph in (module for module in model.modules() if isinstance(module, GraphModule)):
-        _split_dequantize(graph)
     try:
-        with _quiet(), _strict(), _decomposed() if scan == "portable" else litert_native.custom_ops():
-            import litert_torch
-            from litert_torch.quantize.quant_config import QuantConfig
-
-            static = QuantConfig(pt2e_quantizer=SimpleNamespace(global_config=SimpleNamespace(is_dynamic=False)))
-            converted = litert_torch.convert(
-                model,
-                sample_kwargs={"image": torch.zeros(1, size, size, 3)},
-                quant_config=static if quantized else None,
-            )
-            content = converted.model_content()
-        return content if scan == "portable" else litert_native.fold_quantization(content)
+        return convert_module(model, {"image": torch.zeros(1, size, size, 3)}, quantized, scan)
     except Exception as error:  # the converter raises whatever its passes meet
         raise ExportError(f"LiteRT cannot convert {model.name}: {type(error).__name__}: {error}") from error
+
+
+def convert_module(module: nn.Module, inputs: dict[str, torch.Tensor], quantized: bool, scan: str) -> bytes:
+    """The flatbuffer of any module, with the shapes of these inputs; what the converter raises is left as it is."""
+    module = copy.deepcopy(module).eval()
+    for tensor in (*module.parameters(), *module.buffers()):
+        tensor.data = tensor.data.contiguous()  # or the converter copies it, and mixes up copies that meet in memory
+    for graph in (part for part in module.modules() if isinstance(part, GraphModule)):
+        _split_dequantize(graph)
+    with _quiet(), _strict(), _decomposed() if scan == "portable" else litert_native.custom_ops():
+        import litert_torch
+        from litert_torch.quantize.quant_config import QuantConfig
+
+        static = QuantConfig(pt2e_quantizer=SimpleNamespace(global_config=SimpleNamespace(is_dynamic=False)))
+        converted = litert_torch.convert(module, sample_kwargs=inputs, quant_config=static if quantized else None)
+        content = converted.model_content()
+    return content if scan == "portable" else litert_native.fold_quantization(content)
 
 
 def predictor(content: bytes) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
