@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from edge_hands import signing
 from edge_hands.errors import BundleError
 
 MANIFEST = "manifest.json"
@@ -65,8 +66,8 @@ class File(_Part):
         plain = path and "\\" not in path and "\0" not in path and ":" not in path
         if not plain or path.startswith("/") or ".." in parts or str(PurePosixPath(path)) != path or path == ".":
             raise ValueError(f"file path {path!r} must be relative, inside the bundle and in its plain form")
-        if path == MANIFEST:
-            raise ValueError("the manifest cannot list itself")
+        if path in (MANIFEST, signing.SIGNATURE):
+            raise ValueError("the manifest cannot list itself or its signature")
         return path
 
 
@@ -176,15 +177,22 @@ class Bundle:
         return sum(len(data) for data in self.contents.values())
 
 
-def load(folder: str | os.PathLike[str]) -> Bundle:
+def load(folder: str | os.PathLike[str], public_key: signing.PublicKey | None = None) -> Bundle:
     """Read and verify the bundle in ``folder``: manifest, then every file's place, size and hash.
 
-    Raises BundleError, naming the file and what is wrong with it, before any runtime has seen a byte.
+    With ``public_key`` (a PEM file or its bytes) the manifest must be signed by its owner, which is checked before
+    the manifest is parsed; without one, a signature is not looked at. Files that the manifest does not list are
+    never read. Raises BundleError, naming the file and what is wrong with it, before any runtime has seen a byte.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise BundleError(f"{folder} is not a folder: a bundle is a folder with a {MANIFEST}.")
-    manifest = _parse(folder / MANIFEST, _read(folder, MANIFEST, MAX_MANIFEST_BYTES))
+    text = _read(folder, MANIFEST, MAX_MANIFEST_BYTES)
+    if public_key is not None:
+        signed = os.path.lexists(folder / signing.SIGNATURE)
+        line = _read(folder, signing.SIGNATURE, signing.MAX_SIGNATURE_BYTES) if signed else None
+        signing.check(folder, text, line, public_key)
+    manifest = _parse(folder / MANIFEST, text)
     contents = {}
     for file in manifest.files:
         data = _read(folder, file.path, file.size, exact=True)
@@ -206,7 +214,8 @@ def describe_file(folder: str | os.PathLike[str], path: str) -> File:
 def write_manifest(folder: str | os.PathLike[str], manifest: Manifest) -> Path:
     """Write ``manifest`` to ``folder``, whole or not at all, and verify the bundle as ``load`` does; its path.
 
-    A manifest that cannot be read back (a NaN among the results, say) raises BundleError and leaves the old one.
+    A manifest that cannot be read back (a NaN among the results, say) raises BundleError and leaves the old one. A
+    signature of the old one is removed: it would be refused.
     """
     path = Path(folder) / MANIFEST
     try:
@@ -217,6 +226,7 @@ def write_manifest(folder: str | os.PathLike[str], manifest: Manifest) -> Path:
     _parse(path, text.encode())
     new = path.with_name(f".{MANIFEST}.new")
     new.write_text(text, encoding="utf-8")
+    (path.parent / signing.SIGNATURE).unlink(missing_ok=True)
     os.replace(new, path)
     load(folder)
     return path

@@ -16,8 +16,9 @@ import numpy as np
 from edge_hands import bundle as bundles
 from edge_hands import runtimes
 from edge_hands.bundle import Bundle, Manifest, Tensor, Variant
-from edge_hands.errors import BundleError, FrameError, RuntimeUnavailable, SessionError
+from edge_hands.errors import BundleError, EdgeHandsError, FrameError, RuntimeUnavailable, SessionError
 from edge_hands.runtimes.base import Runtime, RuntimeOptions
+from edge_hands.signing import PublicKey
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -61,19 +62,25 @@ class Session:
 
     @classmethod
     def open(
-        cls, bundle_dir: str | os.PathLike[str], runtime: str = "auto", threads: int = 1, scan: str = "auto"
+        cls,
+        bundle_dir: str | os.PathLike[str],
+        runtime: str = "auto",
+        threads: int = 1,
+        scan: str = "auto",
+        public_key: PublicKey | None = None,
     ) -> Session:
         """Verify the bundle in ``bundle_dir`` and load it: ``runtime`` by name, or the first that works here.
 
         ``scan`` asks for the "native" form of the model (our kernels) or the "portable" one (built-in operations); of
-        both, "auto" takes the native one where its kernels load. ``variant.scan`` says which form was taken.
+        both, "auto" takes the native one where its kernels load. ``variant.scan`` says which form was taken. With
+        ``public_key`` (a PEM file or its bytes) the bundle must be signed with that key: see ``edge_hands.signing``.
 
         Raises BundleError for a bundle that is not whole and sound, RuntimeUnavailable when nothing can run it.
         """
         if not 1 <= threads <= 256:
             raise RuntimeUnavailable(f"threads must be 1 to 256, not {threads}.")
         before, start = _resident_bytes(), time.perf_counter()
-        bundle = bundles.load(bundle_dir)
+        bundle = bundles.load(bundle_dir, public_key)
         kind, variant = _choose(bundle, runtime, scan)
         loaded = kind.load(bundle, variant, RuntimeOptions(threads))
         return cls(bundle, variant, loaded, (time.perf_counter() - start) * 1e3, before)
@@ -91,7 +98,7 @@ class Session:
             if self._runtime is None:
                 raise SessionError(f"The session of {self.manifest.name} is closed: open a new one.")
             start = time.perf_counter()
-            outputs = self._runtime.run({name: np.ascontiguousarray(array) for name, array in inputs.items()})
+            outputs = self._call({name: np.ascontiguousarray(array) for name, array in inputs.items()})
             self._note((time.perf_counter() - start) * 1e3)
         finally:
             self._lock.release()
@@ -103,6 +110,15 @@ class Session:
                     f"its manifest says {tensor.dtype} {list(tensor.shape)}."
                 )
         return outputs
+
+    def _call(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        try:
+            return self._runtime.run(inputs)
+        except EdgeHandsError:
+            raise
+        except Exception as error:  # whatever a runtime raises on a model that is sound until it runs
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            raise BundleError(f"{self.manifest.name} fails on {self.runtime} while it runs: {reason}") from error
 
     @property
     def stats(self) -> SessionStats:

@@ -20,7 +20,7 @@ import torch
 
 from edge_hands.bundle import Manifest, Tensor, Variant, describe_file, load, write_manifest
 from edge_hands.errors import ExportError
-from edge_hands.export_targets import gate, litert, torch_eager
+from edge_hands.export_targets import gate, litert, onnx, torch_eager
 from edge_hands.export_targets.devices import Device
 from edge_hands.quantization import checkpoint, qat
 from edge_hands.quantization.data.shards import Pool
@@ -28,7 +28,7 @@ from edge_hands.quantization.fold import fold_batch_norms
 from edge_hands.quantization.train import TASKS
 from edge_hands.session import Session
 
-EXPORTERS: dict[str, ModuleType] = {"litert": litert, "torch": torch_eager}
+EXPORTERS: dict[str, ModuleType] = {"litert": litert, "onnx": onnx, "torch": torch_eager}
 
 #: What ``scan`` may be, and the forms that it asks for.
 _SCANS = {"portable": ("portable",), "native": ("native",), "both": ("portable", "native")}

@@ -24,6 +24,8 @@ VERBS: dict[str, str | None] = {
     "inspect": None,
     "doctor": None,
     "devices": None,
+    "sign": "sign",
+    "verify": "sign",
     "synth": "train",
     "train": "train",
     "evaluate": "train",

@@ -12,6 +12,7 @@ from edge_hands.runtimes.base import Availability, Runtime, RuntimeOptions
 
 _CLASSES = {
     "litert": "edge_hands.runtimes.litert:LiteRT",
+    "onnx": "edge_hands.runtimes.onnx:OnnxRuntime",
     "torch": "edge_hands.runtimes.torch_eager:TorchEager",
 }
 NAMES: tuple[str, ...] = tuple(_CLASSES)
