@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import struct
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +14,16 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("litert_torch")
 
+from edge_hands import bundle as bundles  # noqa: E402
 from edge_hands import models  # noqa: E402
 from edge_hands.cli.main import main  # noqa: E402
-from edge_hands.errors import ExportError  # noqa: E402
+from edge_hands.errors import ExportError, RuntimeUnavailable  # noqa: E402
+from edge_hands.export_targets import litert  # noqa: E402
 from edge_hands.export_targets.devices import Device, Limits  # noqa: E402
 from edge_hands.export_targets.exporter import SAMPLES, export_bundle  # noqa: E402
 from edge_hands.export_targets.gate import Report  # noqa: E402
+from edge_hands.kernels import delegate  # noqa: E402
+from edge_hands.kernels.delegate import DEFORMABLE_SCAN  # noqa: E402
 from edge_hands.quantization import checkpoint, qat  # noqa: E402
 from edge_hands.quantization.data.shards import Pool  # noqa: E402
 from edge_hands.session import Session  # noqa: E402
@@ -42,7 +49,7 @@ class Exported:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """A calibrated test_dfmamba with both runtimes in one bundle."""
+    """A calibrated test_dfmamba with both runtimes, and both forms for LiteRT, in one bundle."""
     torch.manual_seed(5)
     folder = tmp_path_factory.mktemp("export")
     model = models.create("test_dfmamba", **SMALL)
@@ -67,7 +74,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
         command="/a/b/edge-hands quantize --model /c/run",
     )
     checkpoint.save(folder / "qat", graph, meta)
-    report = export_bundle(folder / "qat", BOARD, folder / "bundle", ("litert", "torch"), count=12)
+    report = export_bundle(folder / "qat", BOARD, folder / "bundle", ("litert", "torch"), count=12, scan="both")
     return Exported(folder / "qat", qat.load_quantized(folder / "qat"), folder / "bundle", report)
 
 
@@ -75,8 +82,9 @@ def test_litert_computes_what_the_fake_quant_model_computes(exported: Exported) 
     assert exported.report.passed, exported.report.broken
     assert exported.report.samples == 12
     values = {check.name: check.value for check in exported.report.checks}
-    assert values["joints, mean"] < 0.05
-    assert values["presence SQNR"] > 40
+    for scan in ("portable", "native"):
+        assert values[f"{scan}: joints, mean"] < 0.05
+        assert values[f"{scan}: presence SQNR"] > 40
 
 
 def test_both_runtimes_open_the_bundle_and_agree(exported: Exported, rng: np.random.Generator) -> None:
@@ -90,9 +98,104 @@ def test_both_runtimes_open_the_bundle_and_agree(exported: Exported, rng: np.ran
     assert np.abs(ours["joints_uv"] - reference["joints_uv"]).max() < 2e-3
 
 
-def test_the_file_holds_the_graphs_weights_and_scales(exported: Exported) -> None:
+def test_the_native_and_the_portable_form_agree(exported: Exported, rng: np.random.Generator) -> None:
+    with (
+        Session.open(exported.bundle, runtime="litert") as native,
+        Session.open(exported.bundle, runtime="litert", threads=3) as threaded,
+        Session.open(exported.bundle, runtime="litert", scan="portable") as portable,
+    ):
+        assert [session.variant.scan for session in (native, threaded, portable)] == ["native", "native", "portable"]
+        for _ in range(3):
+            image = rng.uniform(0, 1, (1, 64, 64, 3)).astype(np.float32)
+            ours, theirs, others = (session.run({"image": image}) for session in (native, portable, threaded))
+            for name, value in theirs.items():
+                assert np.abs(ours[name] - value).mean() < 1e-3, name
+                assert np.abs(ours[name] - others[name]).max() < 1e-5, name
+
+
+def test_each_scan_of_the_native_form_is_one_operation(exported: Exported) -> None:
     schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
-    content = (exported.bundle / "model.tflite").read_bytes()
+    portable, native = (
+        schema.ModelT.InitFromObj(schema.Model.GetRootAs((exported.bundle / name).read_bytes()))
+        for name in litert.FILES.values()
+    )
+    custom = [
+        (file.operatorCodes[operator.opcodeIndex].customCode, operator)
+        for file in (portable, native)
+        for operator in file.subgraphs[0].operators
+        if file.operatorCodes[operator.opcodeIndex].customCode
+    ]
+    target = torch.ops.edge_hands.deformable_scan.default
+    scans = [node for node in exported.model.body.graph.nodes if node.target is target]
+    assert [name for name, _ in custom] == [DEFORMABLE_SCAN.encode()] * len(scans)
+    for (_, operator), node in zip(custom, scans, strict=True):
+        height, width = node.args[8:10]
+        assert bytes(operator.customOptions) == struct.pack("<4i", 1, height, width, 9)
+        assert operator.customOptionsFormat == schema.CustomOptionsFormat.FLEXBUFFERS  # the only value of the schema
+    assert len(native.subgraphs[0].operators) < len(portable.subgraphs[0].operators) - 20 * len(scans)
+
+
+def test_a_native_form_alone_needs_the_delegate(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    folder = shutil.copytree(exported.bundle, tmp_path / "native")
+    manifest = bundles.load(folder).manifest
+    native = tuple(variant for variant in manifest.variants if (variant.runtime, variant.scan) == ("litert", "native"))
+    bundles.write_manifest(folder, manifest.model_copy(update={"variants": native}))
+    image = rng.uniform(0, 1, (1, 64, 64, 3)).astype(np.float32)
+    with Session.open(folder) as session:
+        expected = session.run({"image": image})
+    with pytest.raises(RuntimeUnavailable, match="litert: the bundle has no portable form for it"):
+        Session.open(folder, runtime="litert", scan="portable")
+
+    monkeypatch.setattr(delegate, "_LIBRARY", "libnot_there.so")
+    delegate.delegate_path.cache_clear()
+    try:
+        with pytest.raises(RuntimeUnavailable, match="only a native form.*libedge_hands_tflite.so.*--scan both"):
+            Session.open(folder)
+        with Session.open(exported.bundle, runtime="litert") as session:
+            assert session.variant.scan == "portable"
+            assert np.abs(session.run({"image": image})["joints_uv"] - expected["joints_uv"]).mean() < 1e-3
+    finally:
+        delegate.delegate_path.cache_clear()
+
+
+@pytest.mark.slow
+def test_tflite_runtime_runs_both_forms_with_the_same_delegate(
+    exported: Exported, tflite_runtime_python: Path, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    """In its own environment: tflite-runtime 2.14 and numpy 1 instead of ai-edge-litert."""
+    image = rng.uniform(0, 1, (1, 64, 64, 3)).astype(np.float32)
+    np.save(tmp_path / "image.npy", image)
+    code = """
+import sys
+import numpy as np
+from edge_hands.runtimes.litert import LiteRT
+from edge_hands.session import Session
+bundle, folder = sys.argv[1:]
+image = np.load(folder + "/image.npy")
+for scan in ("auto", "portable"):
+    with Session.open(bundle, runtime="litert", threads=2, scan=scan) as session:
+        np.savez(f"{folder}/{session.variant.scan}.npz", **session.run({"image": image}))
+print(LiteRT.availability().version)
+print(sorted({"torch", "ai_edge_litert"} & set(sys.modules)), session.runtime)
+"""
+    command = [str(tflite_runtime_python), "-c", code, str(exported.bundle), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines() == ["tflite-runtime 2.14.0", "[] litert"]
+    for scan in litert.SCANS:
+        with Session.open(exported.bundle, runtime="litert", scan=scan) as session:
+            expected = session.run({"image": image})
+        with np.load(tmp_path / f"{scan}.npz") as found:
+            for name, value in expected.items():
+                assert np.abs(found[name] - value).mean() < 1e-3, (scan, name)
+
+
+@pytest.mark.parametrize("name", litert.FILES.values())
+def test_the_file_holds_the_graphs_weights_and_scales(exported: Exported, name: str) -> None:
+    schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
+    content = (exported.bundle / name).read_bytes()
     file = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
     tensors = [tensor for tensor in file.subgraphs[0].tensors if tensor.type == schema.TensorType.INT8]
     constant = [tensor for tensor in tensors if file.buffers[tensor.buffer].data is not None]
@@ -135,6 +238,7 @@ def test_the_manifest_tells_the_whole_story(exported: Exported) -> None:
     assert (manifest.name, manifest.kind, manifest.device) == ("test_dfmamba", "landmarks", "board")
     assert [(variant.runtime, variant.scan) for variant in manifest.variants] == [
         ("litert", "portable"),
+        ("litert", "native"),
         ("torch", "native"),
     ]
     assert manifest.inputs[0].shape == (1, 64, 64, 3)
@@ -183,6 +287,7 @@ def test_the_command_exits_with_1_when_a_limit_is_broken(
         ({"--device": "quest-9"}, "no device is called 'quest-9'"),
         ({"--model": "nowhere"}, "nowhere is no checkpoint"),
         ({"--data": "nowhere"}, "no shard val-*.tar in nowhere"),
+        ({"--scan": "sideways"}, "scan is 'sideways', expected one of portable, native, both"),
         ({"--runtime": "coreml"}, "cannot export coreml for linux-x86_64"),
     ],
 )

@@ -303,6 +303,27 @@ def test_a_row_that_is_not_there_is_refused_at_loading():
     assert "abacus" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
+def test_the_same_library_serves_tflite_runtime(content, tflite_runtime_python, tmp_path, rng):
+    """In its own environment: tflite-runtime 2.14 and numpy 1."""
+    inputs = WRITTEN.inputs(rng)
+    (tmp_path / "ops.tflite").write_bytes(content)
+    np.savez(tmp_path / "inputs.npz", **inputs)
+    program = """
+import sys
+import numpy as np
+from tflite_runtime.interpreter import Interpreter, load_delegate
+library, folder = sys.argv[1:]
+interpreter = Interpreter(folder + "/ops.tflite", experimental_delegates=[load_delegate(library, {"threads": 2})])
+np.savez(folder + "/outputs.npz", **interpreter.get_signature_runner()(**np.load(folder + "/inputs.npz")))
+"""
+    command = [str(tflite_runtime_python), "-c", program, str(LIBRARY), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    with np.load(tmp_path / "outputs.npz") as found:
+        check(dict(found), expected(WRITTEN, inputs))
+
+
 def _tool(*command: str) -> str:
     if shutil.which(command[0]) is None:
         pytest.skip(f"{command[0]} is not installed")
