@@ -33,6 +33,7 @@ def command() -> None:
         except PackageNotFoundError:
             row(package, None, "not installed by pip")
     row("kernels", *_kernels())
+    row("TFLite delegate", *_delegate())
     states = {name: runtimes.get(name).availability() for name in runtimes.NAMES}
     for name, state in states.items():
         row(f"runtime {name}", True if state else None, state.version or state.reason or "")
@@ -57,3 +58,13 @@ def _kernels() -> tuple[bool | None, str]:
         return True, f"instruction set {kernels.isa()}"
     except (ImportError, OSError) as error:
         return None, f"not built, portable forms are used: {error}"
+
+
+def _delegate() -> tuple[bool | None, str]:
+    try:
+        from edge_hands.kernels.delegate import delegate_path
+
+        path = delegate_path()
+    except (ImportError, OSError):
+        path = None
+    return (True, path.name) if path else (None, "not built or does not load: LiteRT runs portable forms only")
