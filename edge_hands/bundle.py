@@ -28,6 +28,9 @@ MAX_FILE_BYTES = 512 << 20
 MAX_BUNDLE_BYTES = 1 << 30
 MAX_INPUT_SIDE = 4096
 
+#: Runtimes whose models are folders (.mlpackage): the manifest lists every file in them, a variant names the folder.
+FOLDER_RUNTIMES = ("coreml",)
+
 #: What a model of each kind must give: name -> shape, N any number. See ``decode`` and design "Model interface".
 OUTPUTS: dict[str, dict[str, tuple[int | str, ...]]] = {
     "landmarks": {
@@ -74,7 +77,8 @@ class File(_Part):
 class Variant(_Part):
     """One executable form of the model: which runtime reads which file, and what it calls the tensors.
 
-    ``input_names`` and ``output_names`` map this project's names to the file's. ``config`` is the runtime's own.
+    ``path`` is a file, or for the runtimes in FOLDER_RUNTIMES a folder. ``input_names`` and ``output_names`` map this
+    project's names to the file's. ``config`` is the runtime's own.
     """
 
     runtime: str = Field(min_length=1, max_length=32)
@@ -138,7 +142,7 @@ class Manifest(_Part):
             raise ValueError("an output is listed twice")
         self._check_outputs()
         for variant in self.variants:
-            if variant.path not in paths:
+            if not self.files_of(variant):
                 raise ValueError(f"variant {variant.runtime} names {variant.path!r}, which is not among the files")
             if set(variant.input_names) != {"image"} or set(variant.output_names) != set(names):
                 raise ValueError(f"variant {variant.runtime} must name every input and output of the manifest")
@@ -156,6 +160,12 @@ class Manifest(_Part):
             want = tuple(count if side == "N" else side for side in shape)
             if have != want:
                 raise ValueError(f"output {name} must be {list(shape)}, not {list(have)}")
+
+    def files_of(self, variant: Variant) -> tuple[File, ...]:
+        """The files that a variant is made of: the one it names, or all in the folder that it names."""
+        if variant.runtime in FOLDER_RUNTIMES:
+            return tuple(file for file in self.files if file.path.startswith(f"{variant.path}/"))
+        return tuple(file for file in self.files if file.path == variant.path)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -209,6 +219,15 @@ def describe_file(folder: str | os.PathLike[str], path: str) -> File:
     """The manifest's entry for the file ``folder``/``path``."""
     data = _read(Path(folder), path, MAX_FILE_BYTES)
     return File(path=path, sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+
+
+def describe_variant(folder: str | os.PathLike[str], variant: Variant) -> tuple[File, ...]:
+    """The manifest's entries for the file that ``variant`` names, or for all files in its folder, in order."""
+    if variant.runtime not in FOLDER_RUNTIMES:
+        return (describe_file(folder, variant.path),)
+    inside = (Path(folder) / variant.path).rglob("*")
+    paths = sorted(path.relative_to(folder).as_posix() for path in inside if not path.is_dir())
+    return tuple(describe_file(folder, path) for path in paths)
 
 
 def write_manifest(folder: str | os.PathLike[str], manifest: Manifest) -> Path:

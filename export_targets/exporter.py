@@ -18,9 +18,9 @@ from types import ModuleType
 import numpy as np
 import torch
 
-from edge_hands.bundle import Manifest, Tensor, Variant, describe_file, load, write_manifest
+from edge_hands.bundle import Manifest, Tensor, Variant, describe_variant, load, write_manifest
 from edge_hands.errors import ExportError
-from edge_hands.export_targets import gate, litert, onnx, torch_eager
+from edge_hands.export_targets import coreml, executorch, gate, litert, onnx, torch_eager
 from edge_hands.export_targets.devices import Device
 from edge_hands.quantization import checkpoint, qat
 from edge_hands.quantization.data.shards import Pool
@@ -28,7 +28,13 @@ from edge_hands.quantization.fold import fold_batch_norms
 from edge_hands.quantization.train import TASKS
 from edge_hands.session import Session
 
-EXPORTERS: dict[str, ModuleType] = {"litert": litert, "onnx": onnx, "torch": torch_eager}
+EXPORTERS: dict[str, ModuleType] = {
+    "litert": litert,
+    "executorch": executorch,
+    "onnx": onnx,
+    "torch": torch_eager,
+    "coreml": coreml,
+}
 
 #: What ``scan`` may be, and the forms that it asks for.
 _SCANS = {"portable": ("portable",), "native": ("native",), "both": ("portable", "native")}
@@ -153,6 +159,9 @@ def _gate(
             found = gate.parity(model.kind, images, bundle, fake_quant, limits, samples)
             own = gate.latency(bundle, first)
         found.append(gate.Check("latency on the exporting machine", own, "ms", limit))
+        if (memory := session.stats.resident_bytes) is not None:
+            budget = limits.memory_mb if device.local else None
+            found.append(gate.Check("memory of loading and running", memory / 1e6, "MB", budget))
         several = len(forms) > 1
         checks += [replace(check, name=f"{form}: {check.name}") if several else check for check in found]
     checks.append(gate.Check("size of the files", loaded.size / 1e6, "MB", limits.size_mb))
@@ -192,7 +201,7 @@ def _manifest(
         device=device.name,
         created=_now(),
         tools={tool: version(tool) for exporter in exporters.values() for tool in ("edge-hands", *exporter.TOOLS)},
-        files=tuple(describe_file(out, variant.path) for variant in variants),
+        files=tuple(file for variant in variants for file in describe_variant(out, variant)),
         variants=tuple(variants),
         inputs=(Tensor(name="image", shape=(1, size, size, 3), layout="NHWC", range=(0.0, 1.0), unit="RGB"),),
         outputs=tuple(

@@ -40,14 +40,14 @@ def _print(bundle: Bundle) -> None:
             shape = "x".join(map(str, tensor.shape)) + (f" {tensor.layout}" if tensor.layout else "")
             tensors.add_row(f"{way:>3} {escape(tensor.name)}", shape, tensor.dtype, limits, escape(tensor.unit))
     forms = table("forms", "runtime", "scan", "file", "bytes", "here", right=("bytes",))
-    sizes = {file.path: file.size for file in manifest.files}
     for variant in manifest.variants:
         if variant.runtime in runtimes.NAMES:
             state = runtimes.get(variant.runtime).availability()
             here = f"yes, {state.version}" if state else f"no: {state.reason}"
         else:
             here = "no: unknown to this version"
-        forms.add_row(variant.runtime, variant.scan, escape(variant.path), str(sizes[variant.path]), escape(here))
+        size = sum(file.size for file in manifest.files_of(variant))
+        forms.add_row(variant.runtime, variant.scan, escape(variant.path), str(size), escape(here))
     out.print(tensors, forms, sep="\n")
     for name in ("quantization", "accuracy", "gate"):
         rows = list(_flat(getattr(manifest, name)))

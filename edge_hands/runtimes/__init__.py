@@ -12,8 +12,10 @@ from edge_hands.runtimes.base import Availability, Runtime, RuntimeOptions
 
 _CLASSES = {
     "litert": "edge_hands.runtimes.litert:LiteRT",
+    "executorch": "edge_hands.runtimes.executorch:ExecuTorch",
     "onnx": "edge_hands.runtimes.onnx:OnnxRuntime",
     "torch": "edge_hands.runtimes.torch_eager:TorchEager",
+    "coreml": "edge_hands.runtimes.coreml:CoreML",
 }
 NAMES: tuple[str, ...] = tuple(_CLASSES)
 

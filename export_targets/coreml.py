@@ -1,0 +1,178 @@
+"""Core ML export of a quantised model: .mlpackage, an ML Program written by coremltools on any system.
+
+``FORMS`` are what is made of one fake-quant graph:
+
+* ``w8a8``: the graph as it is. int8 weights and activations with the graph's scales, float32 elsewhere.
+* ``w8``: int8 weights, everything else float16, as the Neural Engine computes; the activations' quantisers are left
+  out, and the weights' scales rounded to float16, which the format asks for.
+
+Both ask for iOS 17, which is visionOS 1. Which of them a device runs faster, and on which unit, only a compute plan
+on a Mac tells (``coreml_plan``): nothing here claims it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from edge_hands.bundle import Variant
+from edge_hands.errors import ExportError
+from edge_hands.quantization.qat import QuantizedModel
+
+#: Packages whose version decides what is written.
+TOOLS = ("coremltools", "torch", "torchao")
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way to write a model: whether activations are int8, and whether the rest is float16."""
+
+    name: str
+    int8_activations: bool
+    half: bool
+
+    @property
+    def file(self) -> str:
+        return f"{self.name}.mlpackage"
+
+
+FORMS = {form.name: form for form in (Form("w8a8", True, False), Form("w8", False, True))}
+
+#: Oldest systems that take int8 activations: iOS 17, macOS 14, visionOS 1.
+_TARGET = "iOS17"
+#: They move a scale into another operation, and take zero points away: ours are to stay what the graph says.
+_UNWANTED_PASSES = (
+    "common::distributive_quantized_binary_op_scale_normalization",
+    "common::nullify_redundant_quantization_zero_point",
+)
+#: coremltools writes a reciprocal as 1 / (x + 1e-4).
+_DECOMPOSED = {torch.ops.aten.reciprocal.default: lambda x: torch.ones_like(x) / x}
+
+
+def export(model: QuantizedModel, source: Path, out: Path, form: str = "w8a8") -> Variant:
+    """Writes ``out``/w8a8.mlpackage (batch 1) or that of another form; its entry for the manifest. ExportError."""
+    if form not in FORMS:
+        raise ExportError(f"there is no Core ML form {form!r}: expected one of {', '.join(FORMS)}")
+    chosen = FORMS[form]
+    convert(model, out / chosen.file, chosen)
+    names = {name: name for name in model.outputs.names}
+    return Variant(
+        runtime="coreml",
+        scan="portable",
+        path=chosen.file,
+        input_names={"image": "image"},
+        output_names=names,
+        config={"form": form, "minimum_target": _TARGET, "compute_plan": "not known: it needs a Mac"},
+    )
+
+
+def convert(model: QuantizedModel, package: Path, form: Form, sampling: str = "auto") -> None:
+    """Writes ``package``, a folder that is replaced if it is there; ``sampling`` as in ``coreml_ops``. ExportError."""
+    size = model.config.image_size
+    with _quiet():
+        try:
+            import coremltools as ct
+
+            from edge_hands.export_targets import coreml_ops
+        except ImportError as error:
+            raise ExportError(f"coremltools is not installed ({error}): pip install 'edge-hands[coreml]'") from error
+        try:
+            program = torch.export.export(_Named(_prepared(model, form)), (torch.zeros(1, size, size, 3),))
+            passes = ct.PassPipeline.DEFAULT
+            passes.remove_passes(set(_UNWANTED_PASSES))
+            with coreml_ops.sampling(sampling):
+                converted = ct.convert(
+                    program.run_decompositions(_DECOMPOSED),
+                    outputs=[ct.TensorType(name=name) for name in model.outputs.names],
+                    minimum_deployment_target=getattr(ct.target, _TARGET),
+                    compute_precision=ct.precision.FLOAT16 if form.half else ct.precision.FLOAT32,
+                    pass_pipeline=passes,
+                    skip_model_load=True,
+                )
+            with tempfile.TemporaryDirectory() as folder:
+                written = Path(folder) / package.name
+                converted.save(str(written))
+                shutil.rmtree(package, ignore_errors=True)
+                shutil.move(written, package)
+        except ExportError:
+            raise
+        except Exception as error:  # the converter raises whatever its passes meet
+            raise ExportError(f"Core ML cannot convert {model.name}: {type(error).__name__}: {error}") from error
+
+
+class _Named(nn.Module):
+    """The model with its outputs as a tuple, in the order of ``model.outputs.names``."""
+
+    def __init__(self, model: QuantizedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        found = self.model(image)
+        return tuple(found[name] for name in self.model.outputs.names)
+
+
+def _prepared(model: QuantizedModel, form: Form) -> QuantizedModel:
+    """A copy whose weights are int8 constants and, unless the form has them, without quantisers of activations."""
+    model = copy.deepcopy(model).eval()
+    for graph in (module for module in model.modules() if isinstance(module, GraphModule)):
+        _fold_weights(graph)
+        if not form.int8_activations:
+            _drop_activation_quantisers(graph)
+        graph.graph.eliminate_dead_code()
+        graph.recompile()
+    return model
+
+
+def _fold_weights(graph: GraphModule) -> None:
+    """quantize(weight) -> its int8 values, named after the weight."""
+    quantize = torch.ops.quantized_decomposed.quantize_per_channel.default
+    for node in [node for node in graph.graph.nodes if node.op == "call_function" and node.target is quantize]:
+        weight, scale, zero_point = (_attribute(graph, argument.target) for argument in node.args[:3])
+        name = f"{node.args[0].target}_int8".replace(".", "_")
+        graph.register_buffer(name, quantize(weight, scale, zero_point, *node.args[3:]))
+        with graph.graph.inserting_before(node):
+            node.replace_all_uses_with(graph.graph.get_attr(name))
+        graph.graph.erase_node(node)
+
+
+def _drop_activation_quantisers(graph: GraphModule) -> None:
+    ops = torch.ops.quantized_decomposed
+    for node in list(graph.graph.nodes):
+        if node.op == "call_function" and node.target is ops.dequantize_per_tensor.default:
+            quantizer = node.args[0]
+            if quantizer.target is not ops.quantize_per_tensor.default:
+                raise ExportError(f"{node.name} dequantises {quantizer.name}, which nothing quantised")
+            node.replace_all_uses_with(quantizer.args[0])
+
+
+def _attribute(graph: nn.Module, name: str) -> Any:
+    for part in name.split("."):
+        graph = getattr(graph, part)
+    return graph.detach()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps coremltools' progress bars, log lines and version warnings out of our output."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
