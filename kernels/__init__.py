@@ -1,9 +1,14 @@
 """Selective and deformable scans on numpy arrays: native kernels, chosen for the CPU at run time.
 
 Glossary: B batch, L tokens, D channels, N states, G groups of channels, K sampling points of a group. Arrays are
-float32, C-contiguous, channels last. ``kernels/include/edge_hands/scan.h`` states the mathematics;
-``edge_hands.kernels.reference`` is the same in plain numpy, ``edge_hands.kernels.torch_ops`` the torch operators.
-The environment variable ``EDGE_HANDS_ISA`` forces a row for the whole process, ``isa=`` for one call.
+C-contiguous, channels last, and float32 but for the x and y of the ``_int8`` forms. The mathematics, and what becomes
+of NaN, infinity and denormal numbers, stand in ``kernels/include/edge_hands/scan.h``; ``kernels.reference`` is
+the same in plain numpy, ``edge_hands.kernels.torch_ops`` the torch operators. The environment variable
+``EDGE_HANDS_ISA`` forces a row for the whole process, ``isa=`` for one call.
+
+All scans take ``state`` (B, D, N), the h before the first token (default: zeros), and with ``return_state`` return
+(y, state after the last token): a sequence in pieces gives what it gives whole. They raise TypeError or ValueError that
+names the argument of wrong type, dtype, layout, shape or value.
 """
 
 from __future__ import annotations
@@ -11,9 +16,19 @@ from __future__ import annotations
 import numpy as np
 
 from edge_hands.kernels import _native
-from edge_hands.kernels.checks import check_deform, check_scan, check_threads
+from edge_hands.kernels.checks import Quantization, check_deform, check_quantization, check_scan, check_threads
 
-__all__ = ["deformable_scan", "isa", "rows", "selective_scan"]
+__all__ = [
+    "Quantization",
+    "deformable_scan",
+    "deformable_scan_int8",
+    "isa",
+    "rows",
+    "selective_scan",
+    "selective_scan_int8",
+]
+
+Result = np.ndarray | tuple[np.ndarray, np.ndarray]
 
 
 def isa() -> str:
@@ -34,21 +49,37 @@ def selective_scan(
     C: np.ndarray,
     D: np.ndarray,
     *,
+    state: np.ndarray | None = None,
+    return_state: bool = False,
     threads: int = 1,
     isa: str | None = None,
-) -> np.ndarray:
+) -> Result:
     """h_t = exp(Δ_t A) h_{t-1} + Δ_t B_t x_t, y_t = C_t h_t + D x_t with Δ = softplus(delta).
 
     x, delta (B, L, D); A (D, N); B, C (B, L, N); D (D,); -> y (B, L, D).
-    Raises TypeError or ValueError that names the argument of wrong type, dtype, layout, shape or with values that are
-    not finite.
     """
     arrays = {"x": x, "delta": delta, "A": A, "B": B, "C": C, "D": D}
-    _check_arrays(arrays)
-    check_scan({name: a.shape for name, a in arrays.items()})
-    y = np.empty_like(x)
-    _native.forward(isa or "", x, None, None, delta, A, B, C, D, 0, 0, 0, y, check_threads(threads))
-    return y
+    return _run(arrays, None, None, (0, 0, 0), state, return_state, threads, isa)
+
+
+def selective_scan_int8(
+    x: np.ndarray,
+    x_quantization: Quantization,
+    delta: np.ndarray,
+    A: np.ndarray,
+    B: np.ndarray,
+    C: np.ndarray,
+    D: np.ndarray,
+    y_quantization: Quantization,
+    *,
+    state: np.ndarray | None = None,
+    return_state: bool = False,
+    threads: int = 1,
+    isa: str | None = None,
+) -> Result:
+    """``selective_scan`` from int8 x to int8 y, each scale · (q - zero_point); the arithmetic stays float32."""
+    arrays = {"x": x, "delta": delta, "A": A, "B": B, "C": C, "D": D}
+    return _run(arrays, x_quantization, y_quantization, (0, 0, 0), state, return_state, threads, isa)
 
 
 def deformable_scan(
@@ -64,37 +95,106 @@ def deformable_scan(
     width: int,
     points: int = 9,
     *,
+    state: np.ndarray | None = None,
+    return_state: bool = False,
     threads: int = 1,
     isa: str | None = None,
-) -> np.ndarray:
+) -> Result:
     """The selective scan with Σ_k w_k x(p_t + a_k + o_k) as its input, and the un-deformed x for D.
 
     offset (B, L, G·K·2): per group and point (dy, dx) in pixels; weight (B, L, G·K); K = ``points``, whose anchors are
     the √K x √K grid around the token, row-major. Samples are bilinear and zero outside the height x width image.
-    The rest, the result and the errors are those of ``selective_scan``.
     """
     arrays = {"x": x, "offset": offset, "weight": weight, "delta": delta, "A": A, "B": B, "C": C, "D": D}
-    _check_arrays(arrays)
-    for name, value in (("height", height), ("width", width), ("points", points)):
-        if not isinstance(value, int):
-            raise TypeError(f"{name}: expected a whole number, found {value!r}.")
-    shapes = {name: a.shape for name, a in arrays.items()}
-    check_scan(shapes)
-    check_deform(shapes, height, width, points)
-    y = np.empty_like(x)
-    _native.forward(isa or "", x, offset, weight, delta, A, B, C, D, height, width, points, y, check_threads(threads))
-    return y
+    return _run(arrays, None, None, (height, width, points), state, return_state, threads, isa)
 
 
-def _check_arrays(arrays: dict[str, np.ndarray]) -> None:
+def deformable_scan_int8(
+    x: np.ndarray,
+    x_quantization: Quantization,
+    offset: np.ndarray,
+    weight: np.ndarray,
+    delta: np.ndarray,
+    A: np.ndarray,
+    B: np.ndarray,
+    C: np.ndarray,
+    D: np.ndarray,
+    height: int,
+    width: int,
+    points: int,
+    y_quantization: Quantization,
+    *,
+    state: np.ndarray | None = None,
+    return_state: bool = False,
+    threads: int = 1,
+    isa: str | None = None,
+) -> Result:
+    """``deformable_scan`` from int8 x to int8 y, each scale · (q - zero_point); the arithmetic stays float32."""
+    arrays = {"x": x, "offset": offset, "weight": weight, "delta": delta, "A": A, "B": B, "C": C, "D": D}
+    sizes = (height, width, points)
+    return _run(arrays, x_quantization, y_quantization, sizes, state, return_state, threads, isa)
+
+
+#: The quantisation of what is float32.
+_NONE = Quantization(1.0, 0)
+
+
+def _run(
+    arrays: dict[str, np.ndarray],
+    x_quantization: Quantization | None,
+    y_quantization: Quantization | None,
+    sizes: tuple[int, int, int],
+    state: np.ndarray | None,
+    return_state: bool,
+    threads: int,
+    isa: str | None,
+) -> Result:
+    """Any of the scans: deformable when ``arrays`` has an offset, int8 when there are quantisations."""
+    int8 = y_quantization is not None
     for name, array in arrays.items():
-        if not isinstance(array, np.ndarray):
-            raise TypeError(f"{name}: expected a numpy array, found {type(array).__name__}.")
-        if array.dtype != np.float32:
-            raise TypeError(f"{name}: expected dtype float32, found {array.dtype}. Convert it with astype(np.float32).")
-        if not array.flags.c_contiguous:
-            raise ValueError(
-                f"{name}: expected a C-contiguous array, found strides {array.strides}. Use np.ascontiguousarray."
-            )
-        if not np.isfinite(array).all():
-            raise ValueError(f"{name}: expected finite values, found NaN or infinity.")
+        _check_array(name, array, np.int8 if int8 and name == "x" else np.float32)
+    shapes = {name: array.shape for name, array in arrays.items()}
+    check_scan(shapes)
+    if "offset" in arrays:
+        for name, value in zip(("height", "width", "points"), sizes, strict=True):
+            if not isinstance(value, int):
+                raise TypeError(f"{name}: expected a whole number, found {value!r}.")
+        check_deform(shapes, *sizes)
+    if int8:
+        check_quantization("x_quantization", x_quantization)
+        check_quantization("y_quantization", y_quantization)
+    x, A = arrays["x"], arrays["A"]
+    batch, _, channels = x.shape
+    if state is not None:
+        _check_array("state", state, np.float32)
+        if state.shape != (batch, *A.shape):
+            raise ValueError(f"state: expected shape {(batch, *A.shape)}, found {state.shape}.")
+    y = np.empty_like(x)
+    last = np.empty((batch, *A.shape), np.float32) if return_state else None
+    _native.forward(
+        isa or "",
+        x,
+        tuple(x_quantization or _NONE),
+        arrays.get("offset"),
+        arrays.get("weight"),
+        *(arrays[name] for name in ("delta", "A", "B", "C", "D")),
+        *sizes,
+        state,
+        y,
+        tuple(y_quantization or _NONE),
+        last,
+        check_threads(threads),
+    )
+    return y if last is None else (y, last)
+
+
+def _check_array(name: str, array: np.ndarray, dtype: type) -> None:
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{name}: expected a numpy array, found {type(array).__name__}.")
+    if array.dtype != dtype:
+        wanted = np.dtype(dtype).name
+        raise TypeError(f"{name}: expected dtype {wanted}, found {array.dtype}. Convert it with astype(np.{wanted}).")
+    if not array.flags.c_contiguous:
+        raise ValueError(
+            f"{name}: expected a C-contiguous array, found strides {array.strides}. Use np.ascontiguousarray."
+        )

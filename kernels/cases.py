@@ -39,8 +39,11 @@ class Case:
         """The arguments of the deformable scan that are no arrays."""
         return self.height, self.width, self.points
 
-    def inputs(self, rng: np.random.Generator, hard: bool = False) -> dict[str, np.ndarray]:
-        """float32 inputs by name, as a trained block has them; ``hard``: Δ = softplus(4·randn), from ~0 to ~15."""
+    def inputs(self, rng: np.random.Generator, hard: bool = False, geometric: bool = False) -> dict[str, np.ndarray]:
+        """float32 inputs by name, as a trained block has them.
+
+        ``hard``: Δ = softplus(4·randn), from ~0 to ~15. ``geometric``: A = -(n + 1) a, as blocks begin training with.
+        """
         b, length, d, n = self.batch, self.length, self.channels, self.states
         total = self.groups * self.points
         delta = 4 * rng.standard_normal((b, length, d)) if hard else 1.5 * rng.standard_normal((b, length, d)) - 3
@@ -49,7 +52,7 @@ class Case:
             "offset": self.reach * rng.standard_normal((b, length, 2 * total)),
             "weight": rng.standard_normal((b, length, total)) / 3,
             "delta": delta,
-            "A": -np.arange(1, n + 1) * rng.uniform(0.5, 1.5, (d, 1)),
+            "A": -np.arange(1, n + 1) * rng.uniform(0.5, 1.5, (d, 1 if geometric else n)),
             "B": rng.standard_normal((b, length, n)),
             "C": rng.standard_normal((b, length, n)),
             "D": rng.standard_normal(d),

@@ -7,9 +7,17 @@ expected and what was found.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import isqrt
+from math import inf, isqrt
+from typing import NamedTuple
 
 Shape = Sequence[int]
+
+
+class Quantization(NamedTuple):
+    """What an int8 value q stands for: scale · (q - zero_point)."""
+
+    scale: float
+    zero_point: int
 
 
 def check_shape(name: str, shape: Shape, expected: Sequence[int | str]) -> None:
@@ -52,8 +60,8 @@ def check_deform(shapes: Mapping[str, Shape], height: int, width: int, points: i
             f"found {total}, which makes {groups} groups."
         )
     check_shape("offset", shapes["offset"], (batch, length, 2 * total))
-    if length * channels >= 2**31:
-        raise ValueError(f"x: expected fewer than 2**31 elements an image, found {length * channels}.")
+    if length * channels > 2**24 or length > 2**18:
+        raise ValueError(f"x: expected at most 2**24 elements and 2**18 tokens an image, found {length} x {channels}.")
     return groups
 
 
@@ -62,3 +70,14 @@ def check_threads(threads: int) -> int:
     if not isinstance(threads, int) or threads < 1:
         raise ValueError(f"threads: expected a whole number of at least 1, found {threads!r}.")
     return threads
+
+
+def check_quantization(name: str, quantization: Quantization) -> None:
+    """Raise ValueError unless the scale is positive and finite and the zero point an int8."""
+    try:
+        scale, zero_point = quantization
+        good = 0 < scale < inf and int(zero_point) == zero_point and -128 <= zero_point <= 127
+    except (TypeError, ValueError):
+        good = False
+    if not good:
+        raise ValueError(f"{name}: expected (scale > 0, zero point within -128 to 127), found {quantization!r}.")

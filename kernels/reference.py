@@ -1,7 +1,7 @@
 """The scans in plain numpy, one line per formula: the oracle of the native kernels.
 
-Same signatures as ``edge_hands.kernels`` but for threads; the arithmetic is done in the dtype of x, so float64 inputs
-give a float64 oracle.
+Same signatures as ``edge_hands.kernels`` but for threads and isa; the arithmetic is done in the dtype of delta, so
+float64 inputs give a float64 oracle.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from math import isqrt
 
 import numpy as np
 
-from edge_hands.kernels.checks import check_deform, check_scan
+from edge_hands.kernels.checks import Quantization, check_deform, check_scan
 
 
 def softplus(v: np.ndarray) -> np.ndarray:
@@ -19,11 +19,20 @@ def softplus(v: np.ndarray) -> np.ndarray:
 
 
 def selective_scan(
-    x: np.ndarray, delta: np.ndarray, A: np.ndarray, B: np.ndarray, C: np.ndarray, D: np.ndarray
-) -> np.ndarray:
-    """x, delta (B, L, D); A (D, N); B, C (B, L, N); D (D,) -> y (B, L, D)."""
+    x: np.ndarray,
+    delta: np.ndarray,
+    A: np.ndarray,
+    B: np.ndarray,
+    C: np.ndarray,
+    D: np.ndarray,
+    *,
+    state: np.ndarray | None = None,
+    return_state: bool = False,
+) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+    """x, delta (B, L, D); A (D, N); B, C (B, L, N); D (D,); state (B, D, N) -> y (B, L, D), and the last state."""
     check_scan({"x": x.shape, "delta": delta.shape, "A": A.shape, "B": B.shape, "C": C.shape, "D": D.shape})
-    return _scan(x, delta, A, B, C) + D * x
+    y, last = _scan(x, delta, A, B, C, state)
+    return (y + D * x, last) if return_state else y + D * x
 
 
 def deformable_scan(
@@ -38,13 +47,47 @@ def deformable_scan(
     height: int,
     width: int,
     points: int = 9,
-) -> np.ndarray:
-    """``selective_scan`` over the deformed x; offset (B, L, G·K·2), weight (B, L, G·K) -> y (B, L, D)."""
+    *,
+    state: np.ndarray | None = None,
+    return_state: bool = False,
+) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+    """``selective_scan`` over the deformed x; offset (B, L, G·K·2), weight (B, L, G·K)."""
     shapes = {"x": x, "offset": offset, "weight": weight, "delta": delta, "A": A, "B": B, "C": C, "D": D}
     shapes = {name: a.shape for name, a in shapes.items()}
     check_scan(shapes)
     check_deform(shapes, height, width, points)
-    return _scan(deform(x, offset, weight, height, width, points), delta, A, B, C) + D * x
+    y, last = _scan(deform(x, offset, weight, height, width, points), delta, A, B, C, state)
+    return (y + D * x, last) if return_state else y + D * x
+
+
+def selective_scan_int8(
+    x: np.ndarray, x_quantization: Quantization, *arrays: np.ndarray, state: np.ndarray | None = None
+) -> np.ndarray:
+    """``selective_scan`` from int8 x to int8 y; arrays are delta, A, B, C, D, and the last is y's quantisation."""
+    *arrays, y_quantization = arrays
+    y = selective_scan(dequantize(x, x_quantization, arrays[0].dtype), *arrays, state=state)
+    return quantize(y, y_quantization)
+
+
+def deformable_scan_int8(
+    x: np.ndarray, x_quantization: Quantization, *arguments, state: np.ndarray | None = None
+) -> np.ndarray:
+    """``deformable_scan`` from int8 x to int8 y; arguments are its own from offset on, and y's quantisation."""
+    *arguments, y_quantization = arguments
+    y = deformable_scan(dequantize(x, x_quantization, arguments[0].dtype), *arguments, state=state)
+    return quantize(y, y_quantization)
+
+
+def dequantize(q: np.ndarray, quantization: Quantization, dtype: np.dtype) -> np.ndarray:
+    """int8 -> scale · (q - zero_point)."""
+    scale, zero_point = quantization
+    return dtype.type(scale) * (q.astype(dtype) - dtype.type(zero_point))
+
+
+def quantize(values: np.ndarray, quantization: Quantization) -> np.ndarray:
+    """Nearest int8 of scale · (q - zero_point), halves to even, saturated."""
+    scale, zero_point = quantization
+    return np.clip(np.rint(values / scale) + zero_point, -128, 127).astype(np.int8)
 
 
 def deform(
@@ -79,11 +122,13 @@ def anchors(points: int) -> np.ndarray:
     return np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
 
 
-def _scan(s: np.ndarray, delta: np.ndarray, A: np.ndarray, B: np.ndarray, C: np.ndarray) -> np.ndarray:
+def _scan(
+    s: np.ndarray, delta: np.ndarray, A: np.ndarray, B: np.ndarray, C: np.ndarray, state: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
     dt = softplus(delta)
-    h = np.zeros((s.shape[0], *A.shape), s.dtype)
+    h = np.zeros((s.shape[0], *A.shape), s.dtype) if state is None else state
     y = np.zeros_like(s)
     for t in range(s.shape[1]):
         h = np.exp(dt[:, t, :, None] * A) * h + (dt[:, t] * s[:, t])[..., None] * B[:, t, None, :]
         y[:, t] = (h * C[:, t, None, :]).sum(-1)
-    return y
+    return y, h

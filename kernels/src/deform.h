@@ -1,8 +1,9 @@
 // The sampling points of the deformable scan: from offsets and weights of one token to four taps a point.
 //
-// A point at (y, x) = p_t + a_k + o reads the four pixels around it. A tap is a pixel's index and a factor
-// w_k (1-|dy|) (1-|dx|). A pixel outside the image keeps a valid index (the nearest one inside) and gets factor 0, so
-// that the gather needs no branch. Taps are stored corner-major, (4, points): corners (0,0) (0,1) (1,0) (1,1) as (y, x).
+// A point at (y, x) = p_t + a_k + o reads the four pixels around it. A tap is a pixel's index, times a pitch that leads
+// straight to its data (a number below 2^24, so that floats count it), and a factor w_k (1-|dy|) (1-|dx|). A pixel outside the image keeps a valid index (the nearest one
+// inside) and gets factor 0, so that the gather needs no branch. Taps are stored corner-major, (4, points): corners (0,0)
+// (0,1) (1,0) (1,1) as (y, x).
 #pragma once
 
 #include <cstdint>
@@ -17,24 +18,24 @@ struct Taps {
   float* factor;
 };
 
-// One axis of some points: where between two pixels they are, which of the two lie inside (0 or 1), and the two pixels'
-// coordinates, brought inside.
+// One axis of some points: where between two pixels they are, and the two pixels' coordinates, brought inside.
+// inside0 and inside1 let a value pass, or make it 0 where the pixel had to be brought inside.
 template <class S>
 struct Axis {
   using F = typename S::F;
-  F fraction, inside0, inside1, pixel0, pixel1;
+  F fraction, low, high, pixel0, pixel1;
 
   Axis(F position, int64_t length) {
-    const F zero = S::set(0.0f), one = S::set(1.0f), size = S::set(float(length)), last = S::set(float(length - 1));
+    const F zero = S::set(0.0f), one = S::set(1.0f), last = S::set(float(length - 1));
     // Beyond these both pixels are outside; NaN goes low.
-    position = S::min(S::max(position, S::set(-2.0f)), S::add(size, one));
-    const F low = S::floor(position), high = S::add(low, one);
+    position = S::min(S::max(position, S::set(-2.0f)), S::set(float(length + 1)));
+    low = S::floor(position), high = S::add(low, one);
     fraction = S::sub(position, low);
-    inside0 = S::max(zero, S::min(one, S::min(high, S::sub(size, low))));
-    inside1 = S::max(zero, S::min(one, S::min(S::add(high, one), S::sub(last, low))));
     pixel0 = S::min(last, S::max(zero, low));
     pixel1 = S::min(last, S::max(zero, high));
   }
+  F inside0(F v) const { return S::if_equal(pixel0, low, v); }
+  F inside1(F v) const { return S::if_equal(pixel1, high, v); }
 };
 
 // The points of one group or of all, as seen from a token.
@@ -72,21 +73,21 @@ void for_points(const Scan& scan, int64_t t, const Points& p, Fn fn) {
 }
 
 template <class S>
-void make_taps(const Scan& scan, int64_t t, const Points& p, const Taps& taps) {
+void make_taps(const Scan& scan, int64_t t, const Points& p, int64_t pitch, const Taps& taps) {
   using F = typename S::F;
-  const F one = S::set(1.0f), width = S::set(float(scan.width));
+  const F one = S::set(1.0f), step = S::set(float(pitch)), row_step = S::set(float(pitch * scan.width));
   for_points<S>(scan, t, p, [&](int64_t i, int n, const Axis<S>& y, const Axis<S>& x, F weight) {
-    const F top = S::mul(weight, S::mul(S::sub(one, y.fraction), y.inside0));
-    const F bottom = S::mul(weight, S::mul(y.fraction, y.inside1));
-    const F left = S::mul(S::sub(one, x.fraction), x.inside0), right = S::mul(x.fraction, x.inside1);
-    const auto put = [&](int corner, F row, F column, F factor) {
-      S::store_int(taps.index + corner * p.count + i, S::fma(row, width, column), n);
+    const F top = S::mul(weight, y.inside0(S::sub(one, y.fraction))), bottom = S::mul(weight, y.inside1(y.fraction));
+    const F left = x.inside0(S::sub(one, x.fraction)), right = x.inside1(x.fraction);
+    const F at0 = S::mul(x.pixel0, step), at1 = S::mul(x.pixel1, step);
+    const auto put = [&](int corner, F row, F at, F factor) {
+      S::store_index(taps.index + corner * p.count + i, S::fma(row, row_step, at), n);
       S::store(taps.factor + corner * p.count + i, factor, n);
     };
-    put(0, y.pixel0, x.pixel0, S::mul(top, left));
-    put(1, y.pixel0, x.pixel1, S::mul(top, right));
-    put(2, y.pixel1, x.pixel0, S::mul(bottom, left));
-    put(3, y.pixel1, x.pixel1, S::mul(bottom, right));
+    put(0, y.pixel0, at0, S::mul(top, left));
+    put(1, y.pixel0, at1, S::mul(top, right));
+    put(2, y.pixel1, at0, S::mul(bottom, left));
+    put(3, y.pixel1, at1, S::mul(bottom, right));
   });
 }
 
@@ -96,11 +97,9 @@ void point_gradients(const Scan& scan, int64_t t, const Points& p, const float* 
                      float* grad_weight) {
   using F = typename S::F;
   for_points<S>(scan, t, p, [&](int64_t i, int n, const Axis<S>& y, const Axis<S>& x, F weight) {
-    const auto dot = [&](int corner, F row, F column) {
-      return S::mul(S::load(dots + corner * p.count + i, n), S::mul(row, column));
-    };
-    const F q00 = dot(0, y.inside0, x.inside0), q01 = dot(1, y.inside0, x.inside1);
-    const F q10 = dot(2, y.inside1, x.inside0), q11 = dot(3, y.inside1, x.inside1);
+    const auto dot = [&](int corner) { return S::load(dots + corner * p.count + i, n); };
+    const F q00 = y.inside0(x.inside0(dot(0))), q01 = y.inside0(x.inside1(dot(1)));
+    const F q10 = y.inside1(x.inside0(dot(2))), q11 = y.inside1(x.inside1(dot(3)));
     const F top = S::fma(x.fraction, S::sub(q01, q00), q00), bottom = S::fma(x.fraction, S::sub(q11, q10), q10);
     const F left = S::fma(y.fraction, S::sub(q10, q00), q00), right = S::fma(y.fraction, S::sub(q11, q01), q01);
     S::store(grad_weight + i, S::fma(y.fraction, S::sub(bottom, top), top), n);
@@ -111,15 +110,22 @@ void point_gradients(const Scan& scan, int64_t t, const Points& p, const float* 
   });
 }
 
-// sum over `points` points of factor * pixel(index, u) for each of U vectors; corners of the taps are `stride` apart.
-template <class S, int U, class Pixel>
-void gather(const Taps& taps, int64_t points, int64_t stride, Pixel pixel, typename S::F* sum) {
-  for (int u = 0; u < U; ++u) sum[u] = S::set(0.0f);
-  for (int corner = 0; corner < 4; ++corner)
-    for (int64_t k = corner * stride; k < corner * stride + points; ++k) {
-      const typename S::F factor = S::set(taps.factor[k]);
-      for (int u = 0; u < U; ++u) sum[u] = S::fma(factor, pixel(taps.index[k], u), sum[u]);
+// sum over `points` points of factor * pixel, U vectors of it: load(pixels + index, u). Corners are `stride` taps apart.
+// Each corner has its own sum: four chains of additions hide each other's latency.
+template <class S, int U, class Load>
+void gather(const Taps& taps, int64_t points, int64_t stride, const float* pixels, Load load, typename S::F* sum) {
+  using F = typename S::F;
+  F part[4][U];
+  for (auto& corner : part)
+    for (F& v : corner) v = S::set(0.0f);
+  for (int64_t k = 0; k < points; ++k)
+    for (int corner = 0; corner < 4; ++corner) {
+      const F factor = S::set(taps.factor[k + corner * stride]);
+      const float* at = pixels + taps.index[k + corner * stride];
+      asm("" : "+r"(at));  // one address a tap: left alone, the compiler makes one for each vector
+      for (int u = 0; u < U; ++u) part[corner][u] = S::fma(factor, load(at, u), part[corner][u]);
     }
+  for (int u = 0; u < U; ++u) sum[u] = S::add(S::add(part[0][u], part[1][u]), S::add(part[2][u], part[3][u]));
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // From a vector type to a row of the table. Each instruction set's file includes its vector type and this.
 #pragma once
 
+#include "denormals.h"
 #include "edge_hands/rows.h"
 #include "scan_backward.h"
 #include "scan_forward.h"
@@ -11,10 +12,16 @@ namespace {
 
 template <class S, typename S::F (*function)(typename S::F)>
 void map(const float* in, float* out, int64_t n) {
+  const FlushDenormals mode;
   for (int64_t i = 0; i < n; i += S::lanes) {
     const int count = n - i < S::lanes ? int(n - i) : S::lanes;
     S::store(out + i, function(S::load(in + i, count)), count);
   }
+}
+
+template <class S>
+typename S::F exp2(typename S::F z) {
+  return exp2_product<S>(z, S::set(1.0f));
 }
 
 template <class S>

@@ -7,5 +7,7 @@ namespace edge_hands {
 
 extern const Row kRowScalar;
 extern const Row kRowAvx2;
+extern const Row kRowAvx512;
+extern const Row kRowNeon;
 
 }  // namespace edge_hands

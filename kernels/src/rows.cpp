@@ -11,8 +11,12 @@ namespace edge_hands {
 
 static const Row* const kRows[] = {
     &kRowScalar,
-#ifdef EDGE_HANDS_ROW_AVX2
+#ifdef EDGE_HANDS_ROWS_X86
     &kRowAvx2,
+    &kRowAvx512,
+#endif
+#ifdef EDGE_HANDS_ROWS_ARM64
+    &kRowNeon,
 #endif
 };
 

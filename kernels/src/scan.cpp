@@ -5,6 +5,7 @@
 #include <memory>
 #include <new>
 
+#include "denormals.h"
 #include "edge_hands/rows.h"
 #include "parallel.h"
 
@@ -25,23 +26,32 @@ Floats allocate(size_t floats) {
   return Floats(static_cast<float*>(p));
 }
 
-constexpr int64_t kSplit = 32;  // channels are split over threads in multiples of this: one wide tile of any row
+constexpr int64_t kSplit = 64;            // channels are split in multiples of this: one wide tile of any row
+constexpr int64_t kTableBytes = 24 << 10;  // of A and the states that are worked on together: half a first-level cache
+
+// Into how many ranges an image's channels are split: as the threads ask for, and so that the tables stay in the cache.
+int64_t channel_splits(const Scan& scan, int threads) {
+  const int64_t blocks = (scan.channels + kSplit - 1) / kSplit;
+  const int64_t for_threads = threads > scan.batch ? (threads + scan.batch - 1) / scan.batch : 1;
+  const int64_t for_cache = scan.channels * scan.states * 8 / kTableBytes;
+  const int64_t splits = for_threads > for_cache ? for_threads : for_cache;
+  return splits < 1 ? 1 : splits < blocks ? splits : blocks;
+}
 
 }  // namespace
 
-void scan_forward(const Row& row, const Scan& scan, float* y, int threads) {
-  if (!scan.batch || !scan.length || !scan.channels) return;
-  const int64_t blocks = (scan.channels + kSplit - 1) / kSplit;
-  int64_t splits = threads > scan.batch ? (threads + scan.batch - 1) / scan.batch : 1;
-  splits = splits < blocks ? splits : blocks;
+void scan_forward(const Row& row, const Scan& scan, const ScanOutput& output, int threads) {
+  if (!scan.batch || !scan.channels) return;
+  const int64_t splits = channel_splits(scan, threads), blocks = (scan.channels + kSplit - 1) / kSplit;
   const int64_t items = scan.batch * splits;
   const size_t each = rounded(row.forward_floats(scan, 0, scan.channels));
   const Floats work = allocate(each * size_t(workers(items, threads)));
   parallel(items, threads, [&](int worker, int64_t first, int64_t last) {
+    const FlushDenormals mode;
     for (int64_t item = first; item < last; ++item) {
       const int64_t split = item % splits, end = blocks * (split + 1) / splits * kSplit;
-      row.forward(scan, item / splits, blocks * split / splits * kSplit, end < scan.channels ? end : scan.channels, y,
-                  work.get() + size_t(worker) * each);
+      row.forward(scan, output, item / splits, blocks * split / splits * kSplit,
+                  end < scan.channels ? end : scan.channels, work.get() + size_t(worker) * each);
     }
   });
 }
@@ -55,6 +65,7 @@ void scan_backward(const Row& row, const Scan& scan, const float* grad_y, const 
   const size_t own = rounded(size_t(shared)), each = own + rounded(row.backward_floats(scan));
   const Floats work = allocate(each * size_t(count));
   parallel(scan.batch, threads, [&](int worker, int64_t first, int64_t last) {
+    const FlushDenormals mode;
     float* sums = work.get() + size_t(worker) * each;
     for (int64_t i = 0; i < shared; ++i) sums[i] = 0.0f;
     for (int64_t image = first; image < last; ++image)

@@ -52,7 +52,7 @@ void replay(const Scan& scan, const T& tile, const BackwardImage& m) {
   for (int u = 0; u < T::vectors; ++u) D[u] = tile.load(scan.D, u), sum_D[u] = tile.load(m.grad_D, u);
   for (int64_t t = 0; t < scan.length; ++t)
     for (int u = 0; u < T::vectors; ++u) {
-      const int64_t at = t * T::width + u * S::lanes;
+      const int64_t at = t * kWide<S> + u * S::lanes;
       const F x = tile.load(m.x + t * scan.channels, u), gy = tile.load(m.grad_y + t * scan.channels, u);
       S::store(m.image + at, x);
       S::store(m.grad_image + at, S::mul(gy, D[u]));
@@ -60,15 +60,15 @@ void replay(const Scan& scan, const T& tile, const BackwardImage& m) {
     }
   for (int u = 0; u < T::vectors; ++u) tile.store(m.grad_D, u, sum_D[u]);
 
-  const auto pixel = [&](int64_t index, int u) { return S::load(m.image + index * T::width + u * S::lanes); };
+  const auto load = [&](const float* at, int u) { return S::load(at + u * S::lanes); };
   const int64_t step = scan.states * T::width;
   for (int64_t t = 0; t < scan.length; ++t) {
     F input[T::vectors], dt[T::vectors];
     const int64_t first = t * 4 * scan.points;
+    for (int u = 0; u < T::vectors; ++u) input[u] = load(m.image + t * kWide<S>, u);
     if (scan.points)
-      gather<S, T::vectors>({m.taps.index + first, m.taps.factor + first}, scan.points, scan.points, pixel, input);
+      gather<S, T::vectors>({m.taps.index + first, m.taps.factor + first}, scan.points, scan.points, m.image, load, input);
     for (int u = 0; u < T::vectors; ++u) {
-      if (!scan.points) input[u] = pixel(t, u);
       dt[u] = softplus<S>(tile.load(m.delta + t * scan.channels, u));
       S::store(m.input + t * T::width + u * S::lanes, input[u]);
       S::store(m.dt + t * T::width + u * S::lanes, dt[u]);
@@ -78,7 +78,7 @@ void replay(const Scan& scan, const T& tile, const BackwardImage& m) {
       const F b = S::set(m.B[t * scan.states + n]);
       for (int u = 0; u < T::vectors; ++u) {
         const int64_t i = n * T::width + u * S::lanes;
-        const F decay = exp2<S>(S::mul(dt[u], S::load(m.A + i)));
+        const F decay = exp2_product<S>(S::min(S::set(kMaxStep), dt[u]), S::load(m.A + i));
         const F before = t ? S::load(m.state + (t - 1) * step + i) : S::set(0.0f);
         S::store(m.decay + t * step + i, decay);
         S::store(m.state + t * step + i, S::fma(decay, before, S::mul(input[u], b)));
@@ -98,7 +98,7 @@ void scatter(const Scan& scan, const BackwardImage& m, int64_t t, const typename
   for (int64_t k = 0; k < points; ++k) {
     F dot[4];
     for (int corner = 0; corner < 4; ++corner) {
-      const int64_t i = corner * points + k, at = int64_t(index[i]) * T::width;
+      const int64_t i = corner * points + k, at = index[i];
       const F f = S::set(factor[i]);
       dot[corner] = S::set(0.0f);
       for (int u = 0; u < T::vectors; ++u) {
@@ -117,7 +117,7 @@ template <class S, class T>
 void backward_tile(const Scan& scan, const T& tile, const BackwardImage& m) {
   using F = typename S::F;
   const int64_t states = scan.states, step = states * T::width;
-  pack_A<S>(scan, tile, m.A);
+  pack(tile, states, scan.A, packed_rate, m.A);
   replay<S>(scan, tile, m);
   for (int64_t i = 0; i < step; ++i) m.carry[i] = 0.0f, m.sum_A[i] = 0.0f;
 
@@ -169,14 +169,14 @@ void backward_tile(const Scan& scan, const T& tile, const BackwardImage& m) {
       scatter<S, T>(scan, m, t, grad_s);
     } else {
       for (int u = 0; u < T::vectors; ++u) {
-        float* grad = m.grad_image + t * T::width + u * S::lanes;
+        float* grad = m.grad_image + t * kWide<S> + u * S::lanes;
         S::store(grad, S::add(S::load(grad), grad_s[u]));
       }
     }
   }
   for (int64_t t = 0; t < scan.length; ++t)
     for (int u = 0; u < T::vectors; ++u)
-      tile.store(m.grad_x + t * scan.channels, u, S::load(m.grad_image + t * T::width + u * S::lanes));
+      tile.store(m.grad_x + t * scan.channels, u, S::load(m.grad_image + t * kWide<S> + u * S::lanes));
   for (int i = 0; i < tile.count; ++i)
     for (int64_t n = 0; n < states; ++n) m.grad_A[(tile.channel + i) * states + n] += m.sum_A[n * T::width + i];
 }
@@ -213,9 +213,9 @@ void backward(const Scan& scan, int64_t image, const float* grad_y, const ScanGr
       return Points{points, anchors + 2 * group * points, scan.offset + 2 * at(t), scan.weight + at(t)};
     };
     for (int64_t t = 0; t < length && points; ++t)
-      make_taps<S>(scan, t, points_of(t), {m.taps.index + 4 * t * points, m.taps.factor + 4 * t * points});
+      make_taps<S>(scan, t, points_of(t), kWide<S>, {m.taps.index + 4 * t * points, m.taps.factor + 4 * t * points});
     for (int64_t i = 0; i < 4 * length * points; ++i) m.dots[i] = 0.0f;
-    for_tiles<S>(scan, group * per_group, (group + 1) * per_group, [&](auto tile) { backward_tile<S>(scan, tile, m); });
+    for_tiles<S>(group * per_group, (group + 1) * per_group, [&](auto tile) { backward_tile<S>(scan, tile, m); });
     for (int64_t t = 0; t < length && points; ++t)
       point_gradients<S>(scan, t, points_of(t), m.dots + 4 * t * points, gradients.offset + 2 * at(t),
                          gradients.weight + at(t));

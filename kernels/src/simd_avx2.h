@@ -4,6 +4,7 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <cstring>
 
 namespace edge_hands {
 namespace {
@@ -14,6 +15,7 @@ struct Avx2 {
   using F = __m256;
   static constexpr int lanes = 8;
   static constexpr int tile = 4;
+  static constexpr int registers = 16;
 
   static __m256i mask(int n) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kLaneMask + 8 - n)); }
 
@@ -30,18 +32,34 @@ struct Avx2 {
   static F mul(F a, F b) { return _mm256_mul_ps(a, b); }
   static F div(F a, F b) { return _mm256_div_ps(a, b); }
   static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+  static F fms(F a, F b, F c) { return _mm256_fmsub_ps(a, b, c); }
   static F max(F lo, F v) { return _mm256_max_ps(lo, v); }
   static F min(F hi, F v) { return _mm256_min_ps(hi, v); }
   static F abs(F v) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v); }
   static F floor(F v) { return _mm256_floor_ps(v); }
   static F if_negative(F v, F yes, F no) { return _mm256_blendv_ps(no, yes, v); }
-  static F exponent(F v) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(v), 23)); }
+  static F if_equal(F a, F b, F v) { return _mm256_and_ps(_mm256_cmp_ps(a, b, _CMP_EQ_OQ), v); }
+  static F scale(F p, F, F biased) {
+    biased = min(set(12582912.0f + 255.0f), max(set(12582912.0f), biased));
+    return mul(p, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(biased), 23)));
+  }
   static void load_pairs(const float* p, int n, F* even, F* odd) {
     const F low = load(p, 2 * n < 8 ? 2 * n : 8), high = load(p + 8, 2 * n < 8 ? 0 : 2 * n - 8);
     *even = in_order(_mm256_shuffle_ps(low, high, 0x88));
     *odd = in_order(_mm256_shuffle_ps(low, high, 0xdd));
   }
-  static void store_int(int32_t* p, F v, int n) { _mm256_maskstore_epi32(p, mask(n), _mm256_cvtps_epi32(v)); }
+  static void store_index(int32_t* p, F v, int n) { _mm256_maskstore_epi32(p, mask(n), _mm256_cvtps_epi32(v)); }
+  static F load_int8(const int8_t* p, int n) {
+    int64_t bytes = 0;
+    std::memcpy(&bytes, p, size_t(n));
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(bytes)));
+  }
+  static void store_int8(int8_t* p, F v, int n) {
+    const __m256i q = _mm256_cvtps_epi32(v);
+    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
+    const int64_t bytes = _mm_cvtsi128_si64(_mm_packs_epi16(words, words));
+    std::memcpy(p, &bytes, size_t(n));
+  }
   static void sum4(F a, F b, F c, F d, float* out) {
     const __m256 s = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
     _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1)));

@@ -1,6 +1,6 @@
 // How channels are cut into vectors, for every row.
 //
-// A tile is U vectors of neighbouring channels of one group: U = S::tile while the group lasts, then single vectors,
+// A tile is U vectors of neighbouring channels: U = S::tile as long as they last, then half of that, then single vectors,
 // the last of which may be partial. Packed per-channel tables (A, states) follow the same order of tiles, each tile holding
 // (n, U, lanes), so a tile's part of a table is found by walking.
 #pragma once
@@ -19,8 +19,7 @@ struct Tile {
   static constexpr int vectors = U;
   static constexpr int width = U * S::lanes;
   int64_t channel;  // first one
-  int64_t group;
-  int count;  // channels; < width only for the last single vector of a group
+  int count;        // channels; < width only for the last single vector
 
   F load(const float* row, int u) const {
     if constexpr (U == 1) return S::load(row + channel, count);
@@ -30,35 +29,53 @@ struct Tile {
     if constexpr (U == 1) return S::store(row + channel, v, count);
     S::store(row + channel + u * S::lanes, v);
   }
+  int present(int u) const { return U == 1 ? count : S::lanes; }  // lanes of vector u that are channels
 };
 
 // Calls fn(tile) for the tiles of channels [begin, end).
-template <class S, class Fn>
-void for_tiles(const Scan& scan, int64_t begin, int64_t end, Fn fn) {
-  constexpr int wide = S::tile * S::lanes;
-  const int64_t per_group = scan.channels / scan.groups;
-  for (int64_t c = begin; c < end;) {
-    const int64_t group = c / per_group;
-    const int64_t stop = (group + 1) * per_group < end ? (group + 1) * per_group : end;
-    if constexpr (S::tile > 1)
-      for (; c + wide <= stop; c += wide) fn(Tile<S, S::tile>{c, group, wide});
-    for (; c < stop; c += S::lanes) fn(Tile<S, 1>{c, group, stop - c < S::lanes ? int(stop - c) : S::lanes});
-    c = stop;  // a partial vector has stepped past it
+template <class S, int U = S::tile, class Fn>
+void for_tiles(int64_t begin, int64_t end, Fn fn) {
+  if constexpr (U == 1) {
+    for (; begin < end; begin += S::lanes)
+      fn(Tile<S, 1>{begin, end - begin < S::lanes ? int(end - begin) : S::lanes});
+  } else {
+    constexpr int width = U * S::lanes;
+    for (; begin + width <= end; begin += width) fn(Tile<S, U>{begin, width});
+    for_tiles<S, U / 2>(begin, end, fn);
   }
 }
 
-// Floats per state row of a packed table over channels [begin, end), an upper bound.
+// Floats per state row of a packed table of `channels` channels.
 template <class S>
-int64_t packed_width(const Scan& scan, int64_t begin, int64_t end) {
-  return end - begin + (scan.groups + 1) * S::lanes;
+int64_t packed_width(int64_t channels) {
+  return (channels + S::lanes - 1) / S::lanes * S::lanes;
 }
 
-// A of one tile, times log2(e) so that the kernels can use exp2; absent channels get 0. table (N, U, lanes).
-template <class S, int U>
-void pack_A(const Scan& scan, const Tile<S, U>& tile, float* table) {
-  for (int64_t n = 0; n < scan.states; ++n)
-    for (int i = 0; i < tile.width; ++i)
-      table[n * tile.width + i] = i < tile.count ? scan.A[(tile.channel + i) * scan.states + n] * kLog2e : 0.0f;
+// What the tables hold: A for exp2, cut off where decays are long 0, and states as they are.
+inline float packed_rate(float a) {
+  a *= kLog2e;
+  return a < -kMaxRate ? -kMaxRate : a > kMaxRate ? kMaxRate : a;
+}
+inline float packed_state(float h) { return h; }
+
+// Rows (D, N) of one tile's channels, each value through `packed`, into its table (N, U, lanes). Absent channels, and
+// all of them when there are no rows, get 0.
+template <class T, class Packed>
+void pack(const T& tile, int64_t states, const float* rows, Packed packed, float* table) {
+  if (!rows || tile.count < tile.width)
+    for (int64_t i = 0; i < states * tile.width; ++i) table[i] = 0.0f;
+  if (!rows) return;
+  rows += tile.channel * states;
+  for (int i = 0; i < tile.count; ++i)
+    for (int64_t n = 0; n < states; ++n) table[n * tile.width + i] = packed(rows[i * states + n]);
+}
+
+// The other way.
+template <class T>
+void unpack(const T& tile, int64_t states, const float* table, float* rows) {
+  rows += tile.channel * states;
+  for (int i = 0; i < tile.count; ++i)
+    for (int64_t n = 0; n < states; ++n) rows[i * states + n] = table[n * tile.width + i];
 }
 
 }  // namespace

@@ -24,13 +24,13 @@ class TestEveryRow:
         assert relative(apply(row, "exp2", z), np.exp2(z.astype(np.float64))) <= 2e-7
 
     def test_exp2_saturates_and_keeps_nan(self, row):
-        found = apply(row, "exp2", [0, -127, -1e4, -np.inf, 128, 1e9, np.inf, np.nan])
-        np.testing.assert_array_equal(found, [1, 0, 0, 0, np.inf, np.inf, np.inf, np.nan])
+        found = apply(row, "exp2", [0, -127, -1e4, -5e6, -1e13, -3e38, 128, 1e4, 4e6, np.nan])
+        np.testing.assert_array_equal(found, [1, 0, 0, 0, 0, 0, np.inf, np.inf, np.inf, np.nan])
 
-    @pytest.mark.parametrize(("reach", "bound"), [(10, 7e-7), (80, 4e-6)])
-    def test_softplus_and_its_derivative_keep_relative_accuracy_for_small_results(self, row, reach, bound):
-        v = np.linspace(-reach, reach, 400_001, dtype=np.float32)
+    def test_softplus_and_its_derivative_keep_relative_accuracy_for_small_results(self, row):
+        v = np.linspace(-80, 80, 800_001, dtype=np.float32)
         exact = v.astype(np.float64)
+        bound = 1.5e-6 if row != "scalar" else 5e-6  # a plain multiply rounds the exponent, a fused one does not
         assert relative(apply(row, "softplus", v), np.logaddexp(0, exact)) <= bound
         assert relative(apply(row, "sigmoid", v), np.exp(-np.logaddexp(0, -exact))) <= bound
 

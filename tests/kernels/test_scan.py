@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_hands.kernels import deformable_scan, reference, rows, selective_scan
+from edge_hands.kernels import (
+    deformable_scan,
+    deformable_scan_int8,
+    reference,
+    rows,
+    selective_scan,
+    selective_scan_int8,
+)
 from edge_hands.kernels.cases import DEFORM_INPUTS, NETWORK_CASES, ODD_CASES, SCAN_INPUTS, Case
 
 pytestmark = pytest.mark.parametrize("row", rows())
@@ -34,6 +41,11 @@ def test_agrees_with_the_reference(row, case, rng):
     check(case, row, rng)
 
 
+@pytest.mark.parametrize("case", ODD_CASES + NETWORK_CASES, ids=lambda c: c.name)
+def test_powers_of_one_decay_agree_with_the_reference(row, case, rng):
+    check(case, row, rng, geometric=True)
+
+
 @given(st.data())
 def test_agrees_with_the_reference_at_any_size(row, data):
     groups = data.draw(st.integers(1, 5), "groups")
@@ -48,11 +60,123 @@ def test_agrees_with_the_reference_at_any_size(row, data):
         points=data.draw(st.sampled_from([1, 9, 25]), "points"),
         reach=data.draw(st.sampled_from([0.0, 0.5, 4.0, 1e9]), "reach"),
     )
-    check(case, row, np.random.default_rng(data.draw(st.integers(0, 2**31), "seed")))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**31), "seed"))
+    check(case, row, rng, geometric=data.draw(st.booleans(), "geometric"))
 
 
 def test_hard_steps_over_a_long_sequence(row, rng):
     check(Case("hard", 1, 32, 32, 24, 16, 3), row, rng, tolerance=2e-5, hard=True)
+    check(Case("hard", 1, 32, 32, 24, 16, 3), row, rng, tolerance=2e-5, hard=True, geometric=True)
+
+
+@pytest.mark.parametrize("channel", [0, 17, 44])
+@pytest.mark.parametrize("state", [1, 4])
+def test_one_other_decay_is_noticed(row, rng, channel, state):
+    """The powers of one decay are taken only where every A is what they make of it."""
+    case = Case("nearly", 1, 4, 5, 45, 5)
+    inputs = case.inputs(rng, geometric=True)
+    inputs["A"][channel, state] *= 1.5
+    exact = [inputs[n].astype(np.float64) for n in SCAN_INPUTS]
+    found = selective_scan(*(inputs[n] for n in SCAN_INPUTS), isa=row)
+    assert error(found, reference.selective_scan(*exact)) <= 2e-6
+
+
+@given(seed=st.integers(0, 2**31), cut=st.integers(0, 12), geometric=st.booleans())
+def test_a_sequence_in_two_pieces_gives_what_it_gives_whole(row, seed, cut, geometric):
+    rng = np.random.default_rng(seed)
+    inputs = Case("pieces", 2, 3, 4, 19, 5).inputs(rng, geometric=geometric)
+    first = rng.standard_normal((2, 19, 5)).astype(np.float32)
+
+    def scan(begin, end, state):
+        tokens = {n: inputs[n][:, begin:end].copy() if n in ("x", "delta", "B", "C") else inputs[n] for n in inputs}
+        return selective_scan(*(tokens[n] for n in SCAN_INPUTS), state=state, return_state=True, isa=row)
+
+    whole, last = scan(0, 12, first)
+    head, between = scan(0, cut, first)
+    tail, end = scan(cut, 12, between)
+    np.testing.assert_array_equal(np.concatenate([head, tail], 1), whole)
+    np.testing.assert_array_equal(end, last)
+    exact = [inputs[n].astype(np.float64) for n in SCAN_INPUTS]
+    expected = reference.selective_scan(*exact, state=first.astype(np.float64), return_state=True)
+    assert error(whole, expected[0]) <= 2e-6 and error(last, expected[1]) <= 2e-6
+
+
+def test_the_deformable_scan_goes_on_from_a_state_too(row, rng):
+    case = Case("stream", 2, 4, 5, 40, 6, 2)
+    inputs = case.inputs(rng)
+    state = rng.standard_normal((2, 40, 6)).astype(np.float32)
+    arrays = [inputs[n] for n in DEFORM_INPUTS]
+    found = deformable_scan(*arrays, *case.deform, state=state, return_state=True, isa=row, threads=2)
+    exact = [a.astype(np.float64) for a in arrays]
+    expected = reference.deformable_scan(*exact, *case.deform, state=state.astype(np.float64), return_state=True)
+    assert error(found[0], expected[0]) <= 2e-6 and error(found[1], expected[1]) <= 2e-6
+
+
+@pytest.mark.parametrize("geometric", [False, True])
+@pytest.mark.parametrize("case", ODD_CASES + NETWORK_CASES, ids=lambda c: c.name)
+def test_int8_forms_are_within_one_step_of_the_reference(row, case, geometric, rng):
+    inputs = case.inputs(rng, geometric=geometric)
+    x = rng.integers(-128, 128, inputs["x"].shape, np.int8)
+    for names, native, exact, further in (
+        (SCAN_INPUTS, selective_scan_int8, reference.selective_scan_int8, ()),
+        (DEFORM_INPUTS, deformable_scan_int8, reference.deformable_scan_int8, case.deform),
+    ):
+        arrays, x_quantization = [inputs[n] for n in names[1:]], (0.02, -3)
+        doubles = [a.astype(np.float64) for a in arrays]
+        reach = getattr(reference, exact.__name__.removesuffix("_int8"))(
+            reference.dequantize(x, x_quantization, np.dtype(float)), *doubles, *further
+        )
+        scale = float(np.abs(reach).max(initial=1e-3)) / 100  # a few values saturate
+        found = native(x, x_quantization, *arrays, *further, (scale, 5), isa=row, threads=2)
+        expected = exact(x, x_quantization, *doubles, *further, (scale, 5))
+        assert found.dtype == np.int8
+        off = np.abs(found.astype(int) - expected.astype(int))
+        assert off.max(initial=0) <= 1
+        assert (off > 0).mean() <= 0.02 if off.size > 1000 else True  # only what lies on an edge between two steps
+
+
+def test_int8_saturates_and_nan_is_the_lowest(row, rng):
+    inputs = Case("saturated", 1, 1, 4, 20, 2).inputs(rng)
+    inputs["D"][:] = [1e30, -1e30, np.nan, 0] * 5
+    inputs["C"][:] = 0
+    x = np.full((1, 4, 20), 100, np.int8)
+    y = selective_scan_int8(x, (1.0, 0), *(inputs[n] for n in SCAN_INPUTS[1:]), (0.5, 7), isa=row)
+    np.testing.assert_array_equal(y, np.tile(np.int8([127, -128, -128, 7] * 5), (1, 4, 1)))
+
+
+def test_special_values_stay_where_they_belong(row, rng):
+    """NaN and infinity reach their own channel and later tokens, huge steps forget, denormals count as zero."""
+    case = Case("special", 1, 1, 6, 20, 3)
+    inputs = case.inputs(rng)
+    plain = selective_scan(*(inputs[n] for n in SCAN_INPUTS), isa=row)
+
+    def scan(name, index, value):
+        changed = {n: a.copy() for n, a in inputs.items()}
+        changed[name][index] = value
+        return selective_scan(*(changed[n] for n in SCAN_INPUTS), isa=row)
+
+    for name in ("x", "delta"):
+        y = scan(name, (0, 2, 7), np.nan)
+        assert np.isnan(y[0, 2:, 7]).all()
+        others = np.arange(20) != 7
+        np.testing.assert_array_equal(y[0, :2], plain[0, :2])
+        np.testing.assert_array_equal(y[..., others], plain[..., others])
+    y = scan("x", (0, 4, 7), np.inf)  # infinity, or NaN where infinities of both signs meet
+    assert not np.isfinite(y[0, 4:, 7]).any() and np.isfinite(np.delete(y, 7, -1)).all()
+    assert np.isnan(scan("B", (0, 3, 1), np.nan)[0, 3:]).all()
+    # A huge step leaves nothing of what was before it.
+    inputs["x"][0, 3:] = 0
+    assert np.abs(scan("delta", (0, 3), 1e6)[0, 3:]).max() == 0
+    assert np.abs(scan("delta", (0, 3), 1e30)[0, 3:]).max() == 0
+    # Denormal x and states: the result is exactly that of zeros, on every row.
+    inputs["x"][:] = 1e-40
+    assert np.abs(selective_scan(*(inputs[n] for n in SCAN_INPUTS), isa=row)).max() == 0
+
+
+def test_the_callers_floating_point_mode_comes_back(row, rng):
+    inputs = Case("mode", 1, 2, 3, 8, 2).inputs(rng)
+    selective_scan(*(inputs[n] for n in SCAN_INPUTS), isa=row)
+    assert np.float32(1e-40) * np.float32(0.5) != 0  # denormals are alive in this thread
 
 
 @pytest.mark.parametrize("threads", [2, 3, 16])

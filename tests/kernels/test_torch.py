@@ -5,6 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from edge_hands import kernels  # noqa: E402
 from edge_hands.kernels import _native, rows, torch_ops  # noqa: E402
 from edge_hands.kernels.cases import DEFORM_INPUTS, ODD_CASES, SCAN_INPUTS, Case  # noqa: E402
 
@@ -104,3 +105,35 @@ def test_wrong_tensors_are_named(rng):
         torch_ops.deformable_scan(inputs[0], inputs[1][..., :-1], *inputs[2:], 3, 4)
     with pytest.raises(ValueError, match=r"^height, width: "):
         torch_ops.deformable_scan(*inputs, 4, 4)
+
+
+def test_int8_operators_give_what_the_kernels_give(rng):
+    inputs = SMALL.inputs(rng)
+    x, q, y_q = rng.integers(-128, 128, inputs["x"].shape, np.int8), (0.02, 3), (0.05, -7)
+    for operator, native, names, further in (
+        (torch_ops.selective_scan_int8, kernels.selective_scan_int8, SCAN_INPUTS, ()),
+        (torch_ops.deformable_scan_int8, kernels.deformable_scan_int8, DEFORM_INPUTS, SMALL.deform),
+    ):
+        arrays = [inputs[n] for n in names[1:]]
+        tensors = [torch.from_numpy(a) for a in arrays]
+        arguments = (torch.from_numpy(x), *q, *tensors, *further, *y_q)
+        np.testing.assert_array_equal(operator(*arguments).numpy(), native(x, q, *arrays, *further, y_q))
+        torch.library.opcheck(operator, arguments)
+        with pytest.raises(TypeError, match="^x: expected dtype torch.int8"):
+            operator(torch.from_numpy(inputs["x"]), *arguments[1:])
+        with pytest.raises(ValueError, match="^y_scale, y_zero_point: "):
+            operator(*arguments[:-1], 300)
+
+
+def test_a_stream_goes_on_from_its_state(rng):
+    inputs = [t.detach() for t in tensors(SMALL, SCAN_INPUTS, rng)]
+    state = torch.zeros(2, 10, 3)
+    pieces = []
+    for begin, end in ((0, 5), (5, 12)):
+        tokens = [t[:, begin:end] if t.dim() == 3 else t for t in inputs]
+        y, state = torch_ops.selective_scan_stream(*tokens, state)
+        pieces.append(y)
+    torch.testing.assert_close(torch.cat(pieces, 1), torch_ops.selective_scan(*inputs), rtol=0, atol=0)
+    torch.library.opcheck(torch_ops.selective_scan_stream, (*inputs, state))
+    with pytest.raises(ValueError, match=r"^state: expected shape \(2, 10, 3\)"):
+        torch_ops.selective_scan_stream(*inputs, state[:1])

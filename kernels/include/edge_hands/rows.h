@@ -16,7 +16,7 @@ struct Row {
 
   // One image, channels [begin, end); work holds forward_floats(...) floats, 64-byte aligned.
   size_t (*forward_floats)(const Scan& scan, int64_t begin, int64_t end);
-  void (*forward)(const Scan& scan, int64_t image, int64_t begin, int64_t end, float* y, float* work);
+  void (*forward)(const Scan& scan, const ScanOutput& output, int64_t image, int64_t begin, int64_t end, float* work);
 
   // One image, all channels. grad_A (D, N) and grad_D (D) are added to, the rest of `gradients` is written.
   size_t (*backward_floats)(const Scan& scan);
