@@ -1,4 +1,4 @@
-"""Selective and deformable scans on numpy arrays: native kernels, chosen for the CPU at run time.
+"""Selective and deformable scans on arrays of numpy, or of others through DLPack: native kernels for the CPU at hand.
 
 Glossary: B batch, L tokens, D channels, N states, G groups of channels, K sampling points of a group. Arrays are
 C-contiguous, channels last, and float32 but for the x and y of the ``_int8`` forms. The mathematics, and what becomes
@@ -135,6 +135,8 @@ def deformable_scan_int8(
     return _run(arrays, x_quantization, y_quantization, sizes, state, return_state, threads, isa)
 
 
+#: DLPack's number for memory of the CPU.
+_DLPACK_CPU = 1
 #: The quantisation of what is float32.
 _NONE = Quantization(1.0, 0)
 
@@ -151,8 +153,7 @@ def _run(
 ) -> Result:
     """Any of the scans: deformable when ``arrays`` has an offset, int8 when there are quantisations."""
     int8 = y_quantization is not None
-    for name, array in arrays.items():
-        _check_array(name, array, np.int8 if int8 and name == "x" else np.float32)
+    arrays = {n: _checked(n, a, np.int8 if int8 and n == "x" else np.float32) for n, a in arrays.items()}
     shapes = {name: array.shape for name, array in arrays.items()}
     check_scan(shapes)
     if "offset" in arrays:
@@ -166,7 +167,7 @@ def _run(
     x, A = arrays["x"], arrays["A"]
     batch, _, channels = x.shape
     if state is not None:
-        _check_array("state", state, np.float32)
+        state = _checked("state", state, np.float32)
         if state.shape != (batch, *A.shape):
             raise ValueError(f"state: expected shape {(batch, *A.shape)}, found {state.shape}.")
     y = np.empty_like(x)
@@ -188,9 +189,14 @@ def _run(
     return y if last is None else (y, last)
 
 
-def _check_array(name: str, array: np.ndarray, dtype: type) -> None:
+def _checked(name: str, array: np.ndarray, dtype: type) -> np.ndarray:
+    """The array itself, or a view of what speaks DLPack; TypeError or ValueError when the kernels cannot read it."""
     if not isinstance(array, np.ndarray):
-        raise TypeError(f"{name}: expected a numpy array, found {type(array).__name__}.")
+        if not hasattr(array, "__dlpack__"):
+            raise TypeError(f"{name}: expected a numpy array or one that speaks DLPack, found {type(array).__name__}.")
+        if array.__dlpack_device__()[0] != _DLPACK_CPU:
+            raise TypeError(f"{name}: expected an array in the memory of the CPU, found one of another device.")
+        array = np.from_dlpack(array)
     if array.dtype != dtype:
         wanted = np.dtype(dtype).name
         raise TypeError(f"{name}: expected dtype {wanted}, found {array.dtype}. Convert it with astype(np.{wanted}).")
@@ -198,3 +204,4 @@ def _check_array(name: str, array: np.ndarray, dtype: type) -> None:
         raise ValueError(
             f"{name}: expected a C-contiguous array, found strides {array.strides}. Use np.ascontiguousarray."
         )
+    return array

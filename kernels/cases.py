@@ -82,3 +82,11 @@ NETWORK_CASES = (
     Case("base_stage5", 1, 8, 8, 640, 8, 20),
     Case("long_n16", 1, 32, 32, 128, 16, 4),
 )
+
+#: What the kernels are measured on besides: the issue's N = 16, VMamba's stages, S3C's channel scan of few channels.
+FURTHER_CASES = (
+    Case("paper_d160_n16", 1, 16, 16, 160, 16),
+    Case("vmamba_stage1", 1, 56, 56, 96, 16),
+    Case("vmamba_stage4", 1, 7, 7, 768, 16),
+    Case("s3c_channels", 1, 128, 128, 32, 16),
+)

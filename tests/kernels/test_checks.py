@@ -23,7 +23,7 @@ def call(rng, *deform, **changes):
     ("spoil", "error", "says"),
     [
         (lambda a: a.astype(np.float64), TypeError, "float32, found float64"),
-        (lambda a: a.tolist(), TypeError, "numpy array, found list"),
+        (lambda a: a.tolist(), TypeError, "numpy array or one that speaks DLPack, found list"),
         (lambda a: np.stack([a, a], -1)[..., 0], ValueError, "C-contiguous"),
         (lambda a: a[None], ValueError, "dimension"),
     ],
@@ -73,7 +73,7 @@ def test_groups_must_divide_the_channels(rng):
         (np.zeros((2, 16, 4), np.float32), ValueError, r"expected shape \(2, 16, 5\), found \(2, 16, 4\)"),
         (np.zeros((2, 16, 5)), TypeError, "float32, found float64"),
         (np.zeros((2, 16, 10), np.float32)[..., ::2], ValueError, "C-contiguous"),
-        (0.0, TypeError, "numpy array, found float"),
+        (0.0, TypeError, "numpy array or one that speaks DLPack, found float"),
     ],
 )
 def test_a_wrong_state_is_named(rng, state, error, says):
@@ -97,6 +97,27 @@ def test_int8_forms_take_int8(rng):
     inputs = CASE.inputs(rng)
     with pytest.raises(TypeError, match="^x: expected dtype int8, found float32"):
         selective_scan_int8(inputs["x"], (0.1, 0), *(inputs[n] for n in SCAN_INPUTS[1:]), (0.1, 0))
+
+
+class Foreign:
+    """Another library's array: it speaks DLPack and nothing else."""
+
+    def __init__(self, array: np.ndarray, device: tuple[int, int] = (1, 0)) -> None:
+        self.array, self.device = array, device
+
+    def __dlpack__(self, **options):
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.device
+
+
+def test_arrays_come_through_dlpack(rng):
+    inputs = CASE.inputs(rng)
+    found = deformable_scan(*(Foreign(inputs[n]) for n in DEFORM_INPUTS), *CASE.deform)
+    np.testing.assert_array_equal(found, call(np.random.default_rng(0), **inputs))
+    with pytest.raises(TypeError, match="^delta: expected an array in the memory of the CPU"):
+        call(rng, delta=Foreign(inputs["delta"], device=(2, 0)))  # CUDA
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, "2"])
