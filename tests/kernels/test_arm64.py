@@ -1,8 +1,8 @@
 """The kernels' ARM64 build under qemu-aarch64: right on three CPUs, and to the bit what x86-64 computes.
 
 Every row but the scalar one writes its fused multiply-adds in one place for all machines, so that NEON and AVX2 must
-agree to the bit. The one exception is a sum over channels, of which only the backward scan has some (cases "…/sums"): it
-is taken in the order of a row's vectors.
+agree to the bit. The one exception is a sum over channels, of which only the backward scan has some (cases "…/sums"):
+it is taken in the order of a row's vectors.
 """
 
 import platform
