@@ -1,0 +1,101 @@
+"""What a converted graph needs before ExecuTorch's XNNPACK delegate takes it whole.
+
+Every operation that the delegate lacks cuts the model in two, and tensors are copied and turned at each cut. Two such
+operations have equals that it does take: a mean over channels is a 1 x 1 convolution with equal weights, a split is
+slices. Both compute the same but for the order of the mean's sum.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import nn
+from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
+
+_ATEN, _QUANT = torch.ops.aten, torch.ops.quantized_decomposed
+
+
+def prepare(graph: GraphModule) -> None:
+    """Rewrites a converted graph in place: what is constant is computed now, int8 weights too; no channel mean, no
+    split."""
+    for node in list(graph.graph.nodes):
+        if node.op == "call_function" and _is_constant(node):
+            arguments = map_arg((node.args, node.kwargs), partial(_value, graph))
+            value = node.target(*arguments[0], **arguments[1])
+            _replace(graph, node, _store(graph, node, f"{node.name}_constant", value))
+    for node in graph.graph.find_nodes(op="call_function", target=_ATEN.mean.dim):
+        if _over_channels(node):
+            _mean_as_conv(graph, node)
+    for target in (_ATEN.split_with_sizes.default, _ATEN.split.Tensor):
+        for node in graph.graph.find_nodes(op="call_function", target=target):
+            _split_as_slices(graph, node)
+    graph.graph.eliminate_dead_code()
+    graph.graph.lint()
+    graph.recompile()
+
+
+def plain_memory(module: nn.Module) -> None:
+    """Every tensor in the strides of its shape: the delegate takes a 1 x 1 kernel of other strides for turned."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        tensor.data = torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.data)
+
+
+def _value(graph: GraphModule, node: Node) -> torch.Tensor:
+    """The stored tensor of a get_attr node."""
+    found = graph
+    for part in node.target.split("."):
+        found = getattr(found, part)
+    return found.detach()
+
+
+def _is_constant(node: Node) -> bool:
+    """Whether a tensor depends on stored ones only. A weight stays int8, so its dequantize node stays."""
+    if node.target is _QUANT.quantize_per_channel.default:  # these nodes carry no ``val``
+        return node.args[0].op == "get_attr"
+    sources, value = node.all_input_nodes, node.meta.get("val")
+    return (
+        isinstance(value, torch.Tensor)
+        and node.target is not _QUANT.dequantize_per_channel.default
+        and all(source.op == "get_attr" for source in sources)
+    )
+
+
+def _store(graph: GraphModule, node: Node, name: str, value: torch.Tensor) -> Node:
+    graph.register_buffer(name, value)
+    with graph.graph.inserting_before(node):
+        return graph.graph.get_attr(name)
+
+
+def _replace(graph: GraphModule, node: Node, new: Node) -> None:
+    new.meta.update({key: value for key, value in node.meta.items() if key != "val"})
+    node.replace_all_uses_with(new)
+    graph.graph.erase_node(node)
+
+
+def _over_channels(node: Node) -> bool:
+    dims, keep = node.args[1], len(node.args) > 2 and node.args[2]
+    return bool(keep) and list(dims) in ([1], [-3]) and node.args[0].meta["val"].dim() == 4
+
+
+def _mean_as_conv(graph: GraphModule, node: Node) -> None:
+    channels = node.args[0].meta["val"].shape[1]
+    weight = _store(graph, node, f"{node.name}_weight", torch.full((1, channels, 1, 1), 1.0 / channels))
+    with graph.graph.inserting_before(node):
+        new = graph.graph.call_function(_ATEN.conv2d.default, (node.args[0], weight))
+    _replace(graph, node, new)
+
+
+def _split_as_slices(graph: GraphModule, node: Node) -> None:
+    value, sizes, *rest = node.args
+    dim, whole = rest[0] if rest else 0, value.meta["val"].shape
+    if isinstance(sizes, int):
+        sizes = [min(sizes, int(whole[dim]) - at) for at in range(0, int(whole[dim]), sizes)]
+    starts = [sum(sizes[:index]) for index in range(len(sizes))]
+    for reader in list(node.users):
+        index = reader.args[1]
+        with graph.graph.inserting_before(reader):
+            end = starts[index] + sizes[index]
+            new = graph.graph.call_function(_ATEN.slice.Tensor, (value, dim, starts[index], end))
+        _replace(graph, reader, new)
