@@ -34,7 +34,7 @@ BOARD = Device(
     name="board",
     title="A test board",
     abi="any",
-    runtimes=("litert", "torch", "executorch"),
+    runtimes=("litert", "torch", "warp"),
     limits=Limits(accuracy_mm=1.0, mean_mm=None, mean_px=0.05, sqnr_db=30.0, size_mb=1.0),
 )
 
@@ -250,8 +250,8 @@ def test_the_manifest_tells_the_whole_story(exported: Exported) -> None:
 
 
 def test_a_runtime_that_the_device_or_we_lack_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="cannot export executorch for board: expected one of litert, torch"):
-        export_bundle(tmp_path, BOARD, tmp_path / "out", ("executorch",))
+    with pytest.raises(ExportError, match="cannot export onnx for board: expected one of litert, torch"):
+        export_bundle(tmp_path, BOARD, tmp_path / "out", ("onnx",))
     elsewhere = Device(name="elsewhere", title="", abi="any", runtimes=("warp",))
     with pytest.raises(ExportError, match="elsewhere takes warp, and this version exports litert, .*torch only"):
         export_bundle(tmp_path, elsewhere, tmp_path / "out")
