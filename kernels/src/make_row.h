@@ -21,7 +21,7 @@ void map(const float* in, float* out, int64_t n) {
 
 template <class S>
 typename S::F exp2(typename S::F z) {
-  return exp2_product<S>(z, S::set(1.0f));
+  return exp2_product<S>(S::min(S::set(1e4f), S::max(S::set(-1e4f), z)), S::set(1.0f));
 }
 
 template <class S>

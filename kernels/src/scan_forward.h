@@ -183,7 +183,7 @@ inline bool is_geometric(const Scan& scan, int64_t begin, int64_t end) {
     const float* A = scan.A + d * scan.states;
     for (int64_t n = 1; n < scan.states; ++n) {
       const float expected = A[0] * float(n + 1);
-      if (!(std::fabs(A[n] - expected) <= 1e-6f * std::fabs(expected))) return false;
+      if (!(std::fabs(A[n] - expected) < 1e-6f * std::fabs(expected))) return false;  // < : not where both are infinite
     }
   }
   return true;

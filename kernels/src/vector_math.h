@@ -14,8 +14,9 @@ constexpr float kLn2 = 0.69314718055994531f;
 // grows with |r|, so that the decays near 1, which many tokens multiply up, are hardly touched.
 enum class Precision { kFull, kCoarse };
 
-// Where a factor of an exponent is cut off, so that the product stays finite; the power is 0, or infinite, long before.
-constexpr float kMaxStep = 1e8f, kMaxRate = 1e30f;
+// Where a factor of an exponent is cut off: the power is 0, or infinite, long before. Their product's last bit, which
+// the polynomial takes to the fifth power, must leave that finite: 8e14 / 2^23 does.
+constexpr float kMaxStep = 1e7f, kMaxRate = 8e7f;
 
 // 2^(a b) for finite a b. z = a b is never rounded: k = round(z), r = z - k with |r| <= 1/2, and 2^z = 2^k 2^r by the
 // relative minimax polynomial with p(0) = 1. For |z| beyond 2^22 r is only some number small enough to keep p finite,
