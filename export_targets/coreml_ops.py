@@ -111,7 +111,7 @@ def _window(x: Var, offset: Var, weight: Var, height: int, width: int, points: i
     hat_y = _hat(mb.add(x=dy, y=(anchors[:, 0, None] - shifts)[None, :, :, None]))  # (G, K, S, L)
     hat_x = _hat(mb.add(x=dx, y=(anchors[:, 1, None] - shifts)[None, :, :, None]))
     taps = _sum_of_products(mb.mul(x=hat_y, y=_by_point(weight, groups, points)), hat_x)  # (G, S, S, L)
-    taps = mb.split(x=mb.reshape(x=taps, shape=[groups, side * side, height, width]), num_splits=side * side, axis=1)
+    taps = _parts(mb.reshape(x=taps, shape=[groups, side * side, height, width]), side * side, axis=1)
     image = mb.reshape(x=mb.transpose(x=x, perm=[0, 2, 1]), shape=[groups, each, height, width])
     image = mb.pad(x=image, pad=[reach] * 4, mode="constant", constant_val=np.float32(0.0))
     total = None
@@ -166,7 +166,7 @@ def _offsets(offset: Var, groups: int, points: int) -> tuple[Var, Var]:
     """(1, L, G K 2) -> dy and dx, each (G, K, 1, L)."""
     length = offset.shape[1]
     pairs = mb.reshape(x=mb.transpose(x=offset, perm=[0, 2, 1]), shape=[groups, points, 2, length])
-    return tuple(mb.split(x=pairs, num_splits=2, axis=2))
+    return _parts(pairs, 2, axis=2)
 
 
 def _by_point(weight: Var, groups: int, points: int) -> Var:
@@ -182,7 +182,7 @@ def _sum_of_products(left: Var, right: Var) -> Var:
     """sum_k left(g, k, i, l) right(g, k, j, l): (G, K, I, L), (G, K, J, L) -> (G, I, J, L)."""
     (groups, points, rows, length), columns = left.shape, right.shape[2]
     total = None
-    for one, other in zip(mb.split(x=left, num_splits=points, axis=1), mb.split(x=right, num_splits=points, axis=1)):
+    for one, other in zip(_parts(left, points, axis=1), _parts(right, points, axis=1)):
         one = mb.reshape(x=one, shape=[groups, rows, 1, length])
         term = mb.mul(x=one, y=mb.reshape(x=other, shape=[groups, 1, columns, length]))
         total = term if total is None else mb.add(x=total, y=term)
@@ -214,15 +214,15 @@ def _scan(x: Var, delta: Var, a: Var, b: Var, c: Var) -> Var:
     rates = mb.reshape(x=mb.transpose(x=a, perm=[1, 0]), shape=[1, states, 1, channels])
     dt = by_step(_softplus(delta))
     inflow = mb.mul(x=mb.mul(x=dt, y=by_step(x)), y=by_state(b))  # (T, N, C, D)
-    decay = mb.split(x=mb.exp(x=mb.mul(x=dt, y=rates)), num_splits=steps, axis=0) if steps > 1 else ()
-    inflows = mb.split(x=inflow, num_splits=steps, axis=0) if steps > 1 else (inflow,)
-    states_of = [inflows[0]]
+    decays = _parts(mb.exp(x=mb.mul(x=dt, y=rates)), steps, axis=0)
+    inflows = _parts(inflow, steps, axis=0)
+    reached = [inflows[0]]
     for step in range(1, steps):
-        states_of.append(mb.add(x=mb.mul(x=decay[step], y=states_of[-1]), y=inflows[step]))
-    whole = mb.concat(values=states_of, axis=0) if steps > 1 else inflow
+        reached.append(mb.add(x=mb.mul(x=decays[step], y=reached[-1]), y=inflows[step]))
+    whole = mb.concat(values=reached, axis=0)  # states of chunks that start from nothing
     if chunks > 1:
         since = mb.exp(x=mb.mul(x=_running_sum(dt), y=rates))  # decay from the start of the chunk, (T, N, C, D)
-        carry = _carries(_cut(since, 0, steps - 1, 1), states_of[-1])
+        carry = _carries(_cut(since, 0, steps - 1, 1), reached[-1])
         whole = mb.add(x=whole, y=mb.mul(x=since, y=carry))
     y = mb.reduce_sum(x=mb.mul(x=whole, y=by_state(c)), axes=[1], keep_dims=False)  # (T, C, D)
     return mb.reshape(x=mb.transpose(x=y, perm=[1, 0, 2]), shape=[1, length, channels])
@@ -271,6 +271,11 @@ def _log1p_over_e(degree: int) -> np.ndarray:
 def _steps(length: int) -> int:
     """The divisor of ``length`` nearest to its root: operations grow with steps, memory with chunks."""
     return min((d for d in range(1, length + 1) if length % d == 0), key=lambda d: abs(math.log(d * d / length)))
+
+
+def _parts(value: Var, count: int, axis: int) -> tuple[Var, ...]:
+    """Equal parts along an axis; MIL's split gives no list of one."""
+    return (value,) if count == 1 else tuple(mb.split(x=value, num_splits=count, axis=axis))
 
 
 def _cut(value: Var, axis: int, begin: int, count: int) -> Var:

@@ -1,0 +1,232 @@
+"""Core ML export: the hand-written scans against numpy, and a quantised model from its graph to its package."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+ct = pytest.importorskip("coremltools", reason="coremltools is not installed: pip install 'edge-hands[coreml]'")
+
+from edge_hands import models  # noqa: E402
+from edge_hands.bundle import Variant  # noqa: E402
+from edge_hands.errors import ExportError  # noqa: E402
+from edge_hands.export_targets import coreml, coreml_ops, mil_reference  # noqa: E402
+from edge_hands.export_targets.exporter import SAMPLES  # noqa: E402
+from edge_hands.kernels import reference, torch_ops  # noqa: E402, F401  (registers the operators)
+from edge_hands.quantization import qat  # noqa: E402
+from edge_hands.quantization.data.shards import Pool  # noqa: E402
+
+#: Both kinds of block, and no more than needed: the converter's time grows with the graph.
+SMALL = {"depths": [1, 0, 1, 1, 0, 0]}
+
+
+class Scan(torch.nn.Module):
+    """One scan of inputs that come one by one; A and D are constants, as in a model."""
+
+    def __init__(self, a: np.ndarray, d: np.ndarray, sizes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.register_buffer("a", torch.from_numpy(a))
+        self.register_buffer("d", torch.from_numpy(d))
+        self.sizes = sizes
+
+    def forward(self, x, offset, weight, delta, b, c):
+        ops = torch.ops.edge_hands
+        if not self.sizes:
+            return ops.selective_scan(x, delta, self.a, b, c, self.d) + 0.0 * (offset.sum() + weight.sum())
+        return ops.deformable_scan(x, offset, weight, delta, self.a, b, c, self.d, *self.sizes)
+
+
+def scan_inputs(rng: np.random.Generator, length: int, channels: int, groups: int, points: int, reach: float):
+    """Named inputs, A and D. Offsets are up to ``reach``; delta goes from almost no step to a large one."""
+    states, of = 3, lambda *shape: rng.normal(size=shape).astype(np.float32)
+    inputs = {
+        "x": of(1, length, channels),
+        "offset": rng.uniform(-reach, reach, (1, length, groups * points * 2)).astype(np.float32),
+        "weight": of(1, length, groups * points),
+        "delta": rng.uniform(-8, 6, (1, length, channels)).astype(np.float32),
+        "b": of(1, length, states),
+        "c": of(1, length, states),
+    }
+    return inputs, -rng.uniform(0.5, 8, (channels, states)).astype(np.float32), of(channels)
+
+
+def run_scan(path: Path, module: Scan, inputs: dict[str, np.ndarray], form: str, half: bool = False) -> np.ndarray:
+    """Output of the scan's package in the reference interpreter."""
+    program = torch.export.export(module, tuple(map(torch.from_numpy, inputs.values())))
+    precision = ct.precision.FLOAT16 if half else ct.precision.FLOAT32
+    with contextlib.redirect_stderr(io.StringIO()), coreml_ops.sampling(form):
+        model = ct.convert(
+            program.run_decompositions({}),
+            minimum_deployment_target=ct.target.iOS17,
+            compute_precision=precision,
+            skip_model_load=True,
+        )
+        model.save(str(path))
+    (found,) = mil_reference.load(path)(inputs).values()
+    return found
+
+
+@pytest.mark.parametrize("length", [1, 7, 12, 64])
+def test_selective_scan(tmp_path: Path, rng: np.random.Generator, length: int) -> None:
+    inputs, a, d = scan_inputs(rng, length, 4, 1, 1, 1.0)
+    found = run_scan(tmp_path / "p.mlpackage", Scan(a, d, ()), inputs, "auto")
+    expected = reference.selective_scan(inputs["x"], inputs["delta"], a, inputs["b"], inputs["c"], d)
+    np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("form", "height", "width", "groups", "points", "reach"),
+    [
+        ("dense", 1, 1, 1, 9, 1.0),
+        ("dense", 3, 5, 2, 9, 6.0),
+        ("resample", 3, 5, 2, 9, 6.0),
+        ("window", 3, 5, 2, 9, 2.0),
+        ("dense", 4, 4, 1, 25, 3.0),
+        ("resample", 4, 4, 1, 1, 3.0),
+    ],
+)
+def test_deformable_scan(
+    tmp_path: Path, rng: np.random.Generator, form: str, height: int, width: int, groups: int, points: int, reach: float
+) -> None:
+    inputs, a, d = scan_inputs(rng, height * width, 4 * groups, groups, points, reach)
+    found = run_scan(tmp_path / "p.mlpackage", Scan(a, d, (height, width, points)), inputs, form)
+    x, offset, weight, delta, b, c = inputs.values()
+    expected = reference.deformable_scan(x, offset, weight, delta, a, b, c, d, height, width, points)
+    np.testing.assert_allclose(found, expected, atol=2e-4, rtol=1e-4)
+
+
+def test_float16_keeps_small_steps(tmp_path: Path, rng: np.random.Generator) -> None:
+    inputs, a, _ = scan_inputs(rng, 64, 8, 1, 9, 2.0)
+    inputs["delta"] = np.full_like(inputs["delta"], -8.5)  # 1 + exp(-8.5) is 1 in float16: its logarithm would be 0
+    d = np.zeros(8, np.float32)
+    x, offset, weight, delta, b, c = inputs.values()
+    expected = reference.deformable_scan(x, offset, weight, delta, a, b, c, d, 8, 8)
+    found = run_scan(tmp_path / "p.mlpackage", Scan(a, d, (8, 8, 9)), inputs, "dense", half=True)
+    assert np.sqrt(np.mean((found - expected) ** 2) / np.mean(expected**2)) < 0.01
+
+
+def test_large_maps_are_resampled_and_small_ones_are_not(tmp_path: Path, rng: np.random.Generator) -> None:
+    for side, wanted in ((4, False), (17, True)):
+        inputs, a, d = scan_inputs(rng, side * side, 2, 1, 1, 1.0)
+        path = tmp_path / f"{side}.mlpackage"
+        run_scan(path, Scan(a, d, (side, side, 1)), inputs, "auto")
+        assert ("resample" in mil_reference.load(path).operations) == wanted
+
+
+def test_a_sampling_that_there_is_not() -> None:
+    with pytest.raises(ExportError, match="expected one of auto, dense, window, resample"), coreml_ops.sampling("best"):
+        pass
+
+
+@dataclass(frozen=True)
+class Exported:
+    model: qat.QuantizedModel
+    folder: Path
+    variants: dict[str, Variant]
+    images: np.ndarray
+
+    def program(self, form: str):
+        """coremltools' own view of a package: the MIL program."""
+        from coremltools.converters.mil.frontend.milproto.load import load
+
+        package = self.folder / self.variants[form].path
+        spec = ct.utils.load_spec(str(package))
+        weights = package / "Data" / "com.apple.CoreML" / "weights"
+        return load(spec, spec.specificationVersion, str(weights)).functions["main"]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A calibrated test_dfmamba in both forms, and crops."""
+    torch.manual_seed(5)
+    model = models.create("test_dfmamba", **SMALL)
+    with torch.no_grad():
+        model.head.maps.weight.mul_(40)  # maps with peaks, as after training
+        for key, parameter in model.named_parameters():
+            if ".offset." in key or ".weight_proj." in key:
+                parameter.add_(torch.randn_like(parameter) * 0.05)
+    graph = qat.prepare(model.eval())
+    qat.observe(graph, observers=True, fake_quant=False)
+    pool = Pool(SAMPLES / "crop", "val", "crop")
+    images = np.stack([pool.image(index)[16:144:2, 16:144:2] for index in range(16)]).astype(np.float32) / 255
+    with torch.no_grad():
+        graph(torch.from_numpy(images))
+    quantised = qat.convert(graph, model)
+    folder = tmp_path_factory.mktemp("coreml")
+    variants = {form: coreml.export(quantised, folder, folder, form) for form in coreml.FORMS}
+    return Exported(quantised, folder, variants, images)
+
+
+@pytest.mark.parametrize(("form", "pixels", "millimetres"), [("w8a8", 0.02, 0.1), ("w8", 2.0, 10.0)])
+def test_a_package_computes_what_the_fake_quant_model_computes(
+    exported: Exported, form: str, pixels: float, millimetres: float
+) -> None:
+    """In ``w8`` activations are not rounded, which moves the joints of a hardly trained model a good deal."""
+    program = mil_reference.load(exported.folder / exported.variants[form].path)
+    apart = []
+    for image in exported.images[:6, None]:
+        found = program({"image": image})
+        with torch.inference_mode():
+            expected = {name: value.numpy() for name, value in exported.model(torch.from_numpy(image)).items()}
+        assert list(found) == list(expected)
+        assert all(found[name].shape == expected[name].shape for name in expected)
+        uv, xyz = (found[name] - expected[name] for name in ("joints_uv", "joints_xyz"))
+        apart.append((np.linalg.norm(uv, axis=-1).mean() * 256, np.linalg.norm(xyz, axis=-1).mean() * 1000))
+        assert np.abs(found["presence"] - expected["presence"]).max() < 0.02
+    assert (np.mean(apart, 0) < (pixels, millimetres)).all(), apart
+
+
+def _graph_weights(graph: torch.fx.GraphModule) -> list[tuple[np.ndarray, np.ndarray]]:
+    """int8 values and scales of every quantised weight of a graph."""
+    quantise, found = torch.ops.quantized_decomposed.quantize_per_channel.default, []
+    for node in graph.graph.nodes:
+        if node.target is quantise:
+            weight, scale, zero = (
+                graph.get_parameter(a.target)
+                if hasattr(a, "target") and "weight" in a.target
+                else graph.get_buffer(a.target)
+                for a in node.args[:3]
+            )
+            assert not zero.any()
+            found.append((quantise(weight, scale, zero, *node.args[3:]).detach().numpy(), scale.numpy()))
+    return found
+
+
+@pytest.mark.parametrize("form", coreml.FORMS)
+def test_weights_are_the_graphs_bit_for_bit(exported: Exported, form: str) -> None:
+    stored = [op for op in exported.program(form).operations if op.op_type == "constexpr_affine_dequantize"]
+    wanted = _graph_weights(exported.model.body)
+    assert len(stored) == len(wanted)
+    kind = np.float32 if form == "w8a8" else np.float16
+    for values, scale in wanted:
+        assert any(
+            np.array_equal(op.quantized_data.val.reshape(-1), values.reshape(-1))
+            and np.array_equal(op.scale.val, scale.astype(kind))
+            and not np.any(op.zero_point.val)
+            for op in stored
+        )
+
+
+def test_scales_and_zero_points_are_the_graphs(exported: Exported) -> None:
+    wanted = {(float(np.float32(s)), z) for s, z in qat.activation_scales(exported.model.body)}
+    for kind in ("quantize", "dequantize"):
+        operations = [op for op in exported.program("w8a8").operations if op.op_type == kind]
+        assert {op.scale.dtype.__name__ for op in operations} == {"fp32"}
+        found = {(float(op.scale.val), int(op.zero_point.val) if op.zero_point else 0) for op in operations}
+        assert found == wanted
+    assert not any(op.op_type == "quantize" for op in exported.program("w8").operations)
+
+
+def test_the_variant_says_what_it_is_and_what_is_not_known(exported: Exported) -> None:
+    variant = exported.variants["w8a8"]
+    assert (variant.runtime, variant.path) == ("coreml", "w8a8.mlpackage")
+    assert variant.config["minimum_target"] == "iOS17"
+    assert "needs a Mac" in variant.config["compute_plan"]
+    with pytest.raises(ExportError, match="no Core ML form 'w4': expected one of w8a8, w8"):
+        coreml.export(exported.model, exported.folder, exported.folder, "w4")
