@@ -253,7 +253,7 @@ def test_a_runtime_that_the_device_or_we_lack_is_refused(tmp_path: Path) -> None
     with pytest.raises(ExportError, match="cannot export onnx for board: expected one of litert, torch"):
         export_bundle(tmp_path, BOARD, tmp_path / "out", ("onnx",))
     elsewhere = Device(name="elsewhere", title="", abi="any", runtimes=("warp",))
-    with pytest.raises(ExportError, match="elsewhere takes warp, and this version exports litert, .*torch only"):
+    with pytest.raises(ExportError, match="elsewhere takes warp, and this version exports litert, .* only"):
         export_bundle(tmp_path, elsewhere, tmp_path / "out")
 
 
