@@ -4,6 +4,9 @@ The exported graph is written node by node with ``onnx.helper``: its few dozen k
 (``onnx_ops``), and nothing stands between the graph's numbers and the file's. Weights are int8 constants, biases of
 int8 layers int32 in steps of input scale x weight scale, as integer kernels add them. What depends on weights only is
 computed here.
+
+The portable form holds operations of ai.onnx only; in the native one every scan is an op of our own domain, which
+onnxruntime runs with our library (``kernels/onnx``).
 """
 
 from __future__ import annotations
@@ -19,7 +22,9 @@ from edge_hands.errors import ExportError
 from edge_hands.export_targets import portable
 from edge_hands.quantization.qat import QuantizedModel
 
-FILE = "model.onnx"
+#: The forms that ``export`` can write, and their files.
+FILES = {"portable": "model.onnx", "native": "model.native.onnx"}
+SCANS = tuple(FILES)
 #: Packages whose version decides what is written.
 TOOLS = ("onnx", "onnxruntime", "torch", "torchao")
 
@@ -44,22 +49,22 @@ class _Named(nn.Module):
         return tuple(found[name] for name in self.names)
 
 
-def export(model: QuantizedModel, source: Path, out: Path) -> Variant:
-    """Writes ``out``/model.onnx (batch 1) and returns its entry for the manifest. Raises ExportError."""
-    (out / FILE).write_bytes(convert(model))
+def export(model: QuantizedModel, source: Path, out: Path, scan: str = "portable") -> Variant:
+    """Writes one of FILES (batch 1) to ``out`` and returns its entry for the manifest. Raises ExportError."""
+    (out / FILES[scan]).write_bytes(convert(model, scan))
     names = {name: name for name in model.outputs.names}
-    return Variant(runtime="onnx", scan="portable", path=FILE, input_names={"image": "image"}, output_names=names)
+    return Variant(runtime="onnx", scan=scan, path=FILES[scan], input_names={"image": "image"}, output_names=names)
 
 
-def convert(model: QuantizedModel) -> bytes:
-    """The ONNX file of a model with the model interface: operations of ai.onnx 17 only. Raises ExportError."""
+def convert(model: QuantizedModel, scan: str = "portable") -> bytes:
+    """The ONNX file of a model with the model interface: opset 17, and our domain if native. Raises ExportError."""
     try:
         from edge_hands.export_targets.onnx_ops import Graph, translate
     except ImportError as error:
         raise ExportError(f"ONNX export needs the onnx package: pip install 'edge-hands[onnx]' ({error})") from error
     size = model.config.image_size
     program = torch.export.export(_Named(model).eval(), (torch.zeros(1, size, size, 3),))
-    program = program.run_decompositions(_PORTABLE)
+    program = program.run_decompositions(_PORTABLE if scan == "portable" else {})
     graph = Graph()
     known = _constants(program)
     with torch.no_grad():

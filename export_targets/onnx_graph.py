@@ -14,6 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
 OPSET, IR_VERSION = 17, 8
+#: Domain of our own operations, run by kernels/onnx.
+DOMAIN = "edge_hands"
 
 
 class Value(str):
@@ -30,6 +32,7 @@ class Graph:
         self._scales: dict[str, np.ndarray] = {}
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
+        self._shapes: list[onnx.ValueInfoProto] = []
         self._names: set[str] = set()
 
     def input(self, name: str, shape: Sequence[int]) -> Value:
@@ -69,6 +72,12 @@ class Graph:
         self._nodes.append(helper.make_node(kind, names, results, name=results[0], **attributes))
         return results
 
+    def add_own(self, kind: str, label: str, shape: Sequence[int], *inputs: Any, **attributes: Any) -> Value:
+        """A node of our domain; its float32 output's shape is written down, as no one else can know it."""
+        result = self.add(kind, label, *inputs, domain=DOMAIN, **attributes)
+        self._shapes.append(helper.make_tensor_value_info(result, TensorProto.FLOAT, list(shape)))
+        return result
+
     def quantize(self, label: str, value: Any, scale: float, zero: int) -> Value:
         """round(value / scale) + zero, clamped; all integers are stored 128 higher, as uint8.
 
@@ -97,12 +106,17 @@ class Graph:
 
     def finish(self, name: str) -> bytes:
         """The file."""
-        graph = helper.make_graph(self._nodes, name, self._inputs, self._outputs, self._initializers)
+        graph = helper.make_graph(
+            self._nodes, name, self._inputs, self._outputs, self._initializers, value_info=self._shapes
+        )
+        domains = [helper.make_opsetid("", OPSET)]
+        if any(node.domain == DOMAIN for node in self._nodes):
+            domains.append(helper.make_opsetid(DOMAIN, 1))
         model = helper.make_model(
             graph,
             producer_name="edge_hands",
             ir_version=IR_VERSION,
-            opset_imports=[helper.make_opsetid("", OPSET)],
+            opset_imports=domains,
         )
         onnx.checker.check_model(model)
         return model.SerializeToString(deterministic=True)

@@ -139,6 +139,16 @@ def _upsample_nearest(graph: Graph, node: Node, x: Any, *_: Any) -> Value:
     return graph.add("Resize", node.name, x, np.zeros(0, np.float32), scales, **modes)
 
 
+def _selective_scan(graph: Graph, node: Node, *inputs: Any) -> Value:
+    return graph.add_own("SelectiveScan", node.name, _shape(node), *inputs)
+
+
+def _deformable_scan(graph: Graph, node: Node, *arguments: Any, points: int = 9) -> Value:
+    inputs, (height, width, *given) = arguments[:8], arguments[8:]
+    sizes = {"height": height, "width": width, "points": given[0] if given else points}
+    return graph.add_own("DeformableScan", node.name, _shape(node), *inputs, **sizes)
+
+
 def _conv2d(
     graph: Graph,
     node: Node,
@@ -233,6 +243,8 @@ OPS: dict[Any, Callable] = {
     _ATEN.upsample_nearest2d.vec: _upsample_nearest,
     _ATEN.conv2d.default: _conv2d,
     _ATEN.linear.default: _linear,
+    torch.ops.edge_hands.selective_scan.default: _selective_scan,
+    torch.ops.edge_hands.deformable_scan.default: _deformable_scan,
     _QUANTIZE: _quantize,
     _QUANTIZED.dequantize_per_tensor.default: _dequantize,
     _QUANTIZED.dequantize_per_channel.default: _dequantize_channels,

@@ -1,4 +1,7 @@
-"""onnxruntime on its CPU provider: the runtime of Windows devices, and a second opinion everywhere else."""
+"""onnxruntime on its CPU provider: the runtime of Windows devices, and a second opinion everywhere else.
+
+A native form's scans are custom ops of our library (``edge_hands.kernels.onnx_library``).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from edge_hands.bundle import Bundle, Tensor, Variant
-from edge_hands.errors import BundleError
+from edge_hands.errors import BundleError, RuntimeUnavailable
 from edge_hands.runtimes.base import Availability, Runtime, RuntimeOptions, unreadable
 
 _PACKAGE = "onnxruntime"
@@ -38,6 +41,19 @@ class OnnxRuntime(Runtime):
         return Availability(reason=f"{_PACKAGE} is not installed: pip install 'edge-hands[onnx]'")
 
     @classmethod
+    def choose(cls, bundle: Bundle) -> Variant | None:
+        """The native form where our library loads, else the portable one; RuntimeUnavailable if neither can run."""
+        forms = {variant.scan: variant for variant in bundle.manifest.variants if variant.runtime == cls.name}
+        if "native" in forms and _library() is not None:
+            return forms["native"]
+        if "native" in forms and "portable" not in forms:
+            raise RuntimeUnavailable(
+                "the bundle has only a native form, whose scans need libedge_hands_onnx.so, which is not there or "
+                "does not load: install edge_hands with a C++ compiler at hand, or export with --scan both"
+            )
+        return forms.get("portable")
+
+    @classmethod
     def load(cls, bundle: Bundle, variant: Variant, options: RuntimeOptions) -> OnnxRuntime:
         data, where = bundle.contents[variant.path], bundle.folder / variant.path
         # Every reference to a file beside the model holds this word; onnxruntime would follow it to any file.
@@ -46,10 +62,12 @@ class OnnxRuntime(Runtime):
                 f"{where} keeps weights in another file: a bundle's model must be whole. Export it again."
             )
         try:
-            session = _session(data, options.threads)
+            session = _session(data, options.threads, native=variant.scan == "native")
             inputs, outputs = (
                 {part.name: part for part in parts} for parts in (session.get_inputs(), session.get_outputs())
             )
+        except RuntimeUnavailable:
+            raise
         except Exception as error:  # onnxruntime's own errors have no common base
             raise unreadable(bundle, variant, "onnxruntime", error) from error
         if len(inputs) != len(bundle.manifest.inputs):
@@ -69,10 +87,23 @@ class OnnxRuntime(Runtime):
         self._session = None
 
 
-def _session(data: bytes, threads: int) -> Any:
+def _library() -> Path | None:
+    try:
+        from edge_hands.kernels.onnx_library import library_path
+    except ImportError:  # the kernels were not built
+        return None
+    return library_path()
+
+
+def _session(data: bytes, threads: int, native: bool = False) -> Any:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
+    if native:
+        library = _library()
+        if library is None:
+            raise RuntimeUnavailable("libedge_hands_onnx.so is not there or does not load: it runs the native form.")
+        options.register_custom_ops_library(str(library))
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = _QUIET
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL

@@ -17,6 +17,7 @@ from edge_hands import bundle as bundles  # noqa: E402
 from edge_hands.errors import BundleError, ExportError  # noqa: E402
 from edge_hands.export_targets import onnx as exporter  # noqa: E402
 from edge_hands.export_targets import onnx_ops  # noqa: E402
+from edge_hands.kernels.onnx_library import library_path  # noqa: E402
 from edge_hands.quantization import qat  # noqa: E402
 from edge_hands.runtimes.onnx import OnnxRuntime, RuntimeOptions  # noqa: E402
 
@@ -32,6 +33,11 @@ def model(request: pytest.FixtureRequest) -> qat.QuantizedModel:
 def variant(model: qat.QuantizedModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[bundles.Variant, Path]:
     out = tmp_path_factory.mktemp("onnx")
     return exporter.export(model, out, out), out
+
+
+@pytest.fixture(scope="module")
+def native(model: qat.QuantizedModel, variant: tuple[bundles.Variant, Path]) -> tuple[bundles.Variant, Path]:
+    return exporter.export(model, variant[1], variant[1], "native"), variant[1]
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +99,28 @@ def test_biases_are_within_half_a_step(file: onnx.ModelProto) -> None:
         assert stored[bias.input[0]].dtype == np.int32
 
 
+def test_the_native_form_differs_in_its_scans_only(native: tuple[bundles.Variant, Path], file: onnx.ModelProto) -> None:
+    theirs = onnx.load(native[1] / native[0].path)
+    onnx.checker.check_model(theirs)
+    own = [node for node in theirs.graph.node if node.domain]
+    assert native[0].scan == "native"
+    assert {(node.domain, node.op_type) for node in own} == {("edge_hands", "DeformableScan")}
+    assert [(entry.domain, entry.version) for entry in theirs.opset_import] == [("", 17), ("edge_hands", 1)]
+    shapes = {info.name for info in theirs.graph.value_info}
+    assert all(node.output[0] in shapes for node in own)
+    quantised = [
+        [node.op_type for node in model.graph.node if node.op_type in ("Conv", "QuantizeLinear", "DequantizeLinear")]
+        for model in (file, theirs)
+    ]
+    assert quantised[0] == quantised[1]
+
+
 def test_it_computes_what_the_fake_quant_model_computes(
-    model: qat.QuantizedModel, variant: tuple[bundles.Variant, Path], file: onnx.ModelProto, rng: np.random.Generator
+    model: qat.QuantizedModel,
+    variant: tuple[bundles.Variant, Path],
+    native: tuple[bundles.Variant, Path],
+    file: onnx.ModelProto,
+    rng: np.random.Generator,
 ) -> None:
     ort = pytest.importorskip("onnxruntime")
     options = ort.SessionOptions()
@@ -106,8 +132,11 @@ def test_it_computes_what_the_fake_quant_model_computes(
         expected = {name: value.numpy() for name, value in model(torch.from_numpy(image)).items()}
     names = list(model.outputs.names)
     node_by_node = dict(zip(names, plain.run(names, {"image": image}), strict=True))
-    session = OnnxRuntime.load(_bundle(*variant), variant[0], RuntimeOptions())
-    for found in (node_by_node, session.run({"image": image})):
+    results = [node_by_node]
+    for form, folder in (variant, native) if library_path() else (variant,):
+        session = OnnxRuntime.load(_bundle(form, folder), form, RuntimeOptions())
+        results.append(session.run({"image": image}))
+    for found in results:
         for name, value in expected.items():
             assert found[name].shape == value.shape
             assert np.abs(found[name] - value).mean() < (5e-3 if name == "joints_xyz" else 1e-2), name
