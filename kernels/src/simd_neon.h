@@ -48,7 +48,7 @@ struct Neon {
     return vreinterpretq_f32_u32(vandq_u32(vceqq_f32(a, b), vreinterpretq_u32_f32(v)));
   }
   static F scale(F p, F, F biased) {
-    biased = min(set(12582912.0f + 255.0f), max(set(12582912.0f), biased));
+    biased = vminq_f32(set(12582912.0f + 255.0f), vmaxq_f32(set(12582912.0f), biased));  // a NaN is p's too
     return mul(p, vreinterpretq_f32_s32(vshlq_n_s32(vreinterpretq_s32_f32(biased), 23)));
   }
   static void load_pairs(const float* p, int n, F* even, F* odd) {
