@@ -19,7 +19,7 @@ _ATEN, _QUANT = torch.ops.aten, torch.ops.quantized_decomposed
 
 def prepare(graph: GraphModule) -> None:
     """Rewrites a converted graph in place: what is constant is computed now, int8 weights too; no channel mean, no
-    split."""
+    split, and a dequantize node for every reader."""
     for node in list(graph.graph.nodes):
         if node.op == "call_function" and _is_constant(node):
             arguments = map_arg((node.args, node.kwargs), partial(_value, graph))
@@ -31,6 +31,8 @@ def prepare(graph: GraphModule) -> None:
     for target in (_ATEN.split_with_sizes.default, _ATEN.split.Tensor):
         for node in graph.graph.find_nodes(op="call_function", target=target):
             _split_as_slices(graph, node)
+    for node in graph.graph.find_nodes(op="call_function", target=_QUANT.dequantize_per_tensor.default):
+        _split_readers(graph, node)
     graph.graph.eliminate_dead_code()
     graph.graph.lint()
     graph.recompile()
@@ -99,3 +101,11 @@ def _split_as_slices(graph: GraphModule, node: Node) -> None:
             end = starts[index] + sizes[index]
             new = graph.graph.call_function(_ATEN.slice.Tensor, (value, dim, starts[index], end))
         _replace(graph, reader, new)
+
+
+def _split_readers(graph: GraphModule, node: Node) -> None:
+    """One dequantize node per reader: where readers of one want both layouts, the delegate's layout pass gives all of
+    them the last one's (executorch 1.5.1), which fails at run time."""
+    for reader in list(node.users)[1:]:
+        with graph.graph.inserting_before(reader):
+            reader.replace_input_with(node, graph.graph.node_copy(node))

@@ -7,6 +7,7 @@ be, the portable form runs, which is made of ExecuTorch's own operators only.
 from __future__ import annotations
 
 import threading
+import warnings
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -22,24 +23,29 @@ _METHOD = "forward"
 
 
 class _Pool:
-    """ExecuTorch's one thread pool. A loaded program keeps a pointer to it, so it may not change under an open one."""
+    """ExecuTorch's one thread pool. A loaded program keeps a pointer to it, so it never changes under an open one."""
 
     def __init__(self) -> None:
         self._lock, self._open, self._threads = threading.Lock(), 0, 0
 
     def take(self, threads: int) -> None:
-        """Count a program in; RuntimeUnavailable if open ones run on another number of threads."""
+        """Count a program in. Warns if it must share the pool of open ones that have another number of threads."""
         from executorch.extension.pybindings import portable_lib
 
         with self._lock:
-            if self._open and threads != self._threads:
-                raise RuntimeUnavailable(
-                    f"ExecuTorch has one thread pool in a process, and open sessions run on {self._threads} "
-                    f"thread(s): close them before opening one with {threads}, or ask for {self._threads}"
-                )
-            if portable_lib._threadpool_get_thread_count() != threads:
-                portable_lib._unsafe_reset_threadpool(threads)
-            self._open, self._threads = self._open + 1, threads
+            if not self._open:
+                if portable_lib._threadpool_get_thread_count() != threads:
+                    portable_lib._unsafe_reset_threadpool(threads)
+                self._threads = threads
+            self._open += 1
+            shared = self._threads
+        if shared != threads:
+            warnings.warn(
+                f"ExecuTorch has one thread pool in a process: this session runs on the {shared} thread(s) of those "
+                f"that are open, not on {threads}. Close them first to change it.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
 
     def give(self) -> None:
         """Count a program out."""
@@ -74,17 +80,19 @@ class ExecuTorch(Runtime):
 
     @classmethod
     def choose(cls, bundle: Bundle) -> Variant | None:
-        """The native form if its kernels are there or can be compiled, else the portable one."""
-        mine = {variant.scan: variant for variant in bundle.manifest.variants if variant.runtime == cls.name}
-        if "native" in mine and "portable" in mine:
+        """The native form if its kernels are there or can be compiled, else the portable one; RuntimeUnavailable if
+        neither can run."""
+        forms = {variant.scan: variant for variant in bundle.manifest.variants if variant.runtime == cls.name}
+        if "native" in forms and cls.availability():
             from edge_hands.kernels import executorch as kernels
 
             try:
                 kernels.build()
-            except RuntimeUnavailable:
-                return mine["portable"]
-        # With one form there is no choice: loading says what the native one lacks.
-        return mine.get("native") or mine.get("portable")
+                return forms["native"]
+            except RuntimeUnavailable as error:
+                if "portable" not in forms:
+                    raise RuntimeUnavailable(f"the bundle has only a native form; {error}") from error
+        return forms.get("portable") or forms.get("native")
 
     @classmethod
     def load(cls, bundle: Bundle, variant: Variant, options: RuntimeOptions) -> ExecuTorch:

@@ -121,7 +121,8 @@ def activation_scales(content: bytes, folder: Path) -> set[tuple[float, int]]:
         start = header.flatbuffer_offset
         (folder / "graph.bin").write_bytes(blob.data[start : start + header.flatbuffer_size])
         _flatc_decompile(str(folder), str(folder / "schema.fbs"), str(folder / "graph.bin"), ["--raw-binary"])
-        for value in json.loads((folder / "graph.json").read_text())["xvalues"]:
+        text = (folder / "graph.json").read_text().replace(": inf", ": Infinity").replace(": -inf", ": -Infinity")
+        for value in json.loads(text)["xvalues"]:
             if value["xvalue_union_type"] == "XNNQuantizedTensorValue":
                 tensor = value["xvalue_union"]
                 if tensor["quant_params_type"] == "PerTensorQuant":

@@ -126,23 +126,25 @@ def test_a_native_form_alone_says_what_it_lacks(make, content, monkeypatch):
     def refuse():
         raise RuntimeUnavailable("no C++ compiler was found: install one")
 
-    monkeypatch.setattr(kernels, "load", refuse)
-    with pytest.raises(RuntimeUnavailable, match="no C.. compiler was found: install one"):
+    monkeypatch.setattr(kernels, "build", refuse)
+    with pytest.raises(RuntimeUnavailable, match="the bundle has only a native form; no C.. compiler was found: inst"):
         Session.open(make(content, "native"), runtime="executorch")
 
 
 def test_the_thread_pool_does_not_change_under_an_open_session(make, content):
-    folder = make(content)
-    with Session.open(folder, runtime="executorch", threads=2):
-        with Session.open(folder, runtime="executorch", threads=2):
-            pass
-        with pytest.raises(RuntimeUnavailable, match=r"open sessions run on 2 thread\(s\): close them"):
-            Session.open(folder, runtime="executorch", threads=1)
-    with Session.open(folder, runtime="executorch", threads=1) as session:
-        from executorch.extension.pybindings import portable_lib
+    from executorch.extension.pybindings.portable_lib import _threadpool_get_thread_count
 
-        assert portable_lib._threadpool_get_thread_count() == 1
-        session.run({"image": np.zeros((1, 64, 64, 3), np.float32)})
+    folder, image = make(content), {"image": np.zeros((1, 64, 64, 3), np.float32)}
+    with Session.open(folder, runtime="executorch", threads=2) as first:
+        with pytest.warns(RuntimeWarning, match=r"runs on the 2 thread\(s\) of those that are open, not on 1"):
+            second = Session.open(folder, runtime="executorch", threads=1)
+        assert _threadpool_get_thread_count() == 2
+        first.run(image)
+        second.run(image)
+        second.close()
+    with Session.open(folder, runtime="executorch", threads=1) as session:
+        assert _threadpool_get_thread_count() == 1
+        session.run(image)
 
 
 def test_a_session_that_fails_to_open_leaves_the_pool_alone(make, content):
