@@ -1,8 +1,9 @@
 """What a converted graph needs before ExecuTorch's XNNPACK delegate takes it whole.
 
 Every operation that the delegate lacks cuts the model in two, and tensors are copied and turned at each cut. Two such
-operations have equals that it does take: a mean over channels is a 1 x 1 convolution with equal weights, a split is
-slices. Both compute the same but for the order of the mean's sum.
+operations have equals that it does take: a mean over channels is a 1 x 1 convolution with equal weights, a mean over
+positions one that keeps its dimensions and is reshaped, a split is slices. All compute the same but for the order of
+the channel mean's sum.
 """
 
 from __future__ import annotations
@@ -18,16 +19,19 @@ _ATEN, _QUANT = torch.ops.aten, torch.ops.quantized_decomposed
 
 
 def prepare(graph: GraphModule) -> None:
-    """Rewrites a converted graph in place: what is constant is computed now, int8 weights too; no channel mean, no
-    split, and a dequantize node for every reader."""
+    """Rewrites a converted graph in place: what is constant is computed now, int8 weights too; no mean or
+    split that the delegate lacks, and a dequantize node for every reader."""
     for node in list(graph.graph.nodes):
         if node.op == "call_function" and _is_constant(node):
             arguments = map_arg((node.args, node.kwargs), partial(_value, graph))
             value = node.target(*arguments[0], **arguments[1])
             _replace(graph, node, _store(graph, node, f"{node.name}_constant", value))
     for node in graph.graph.find_nodes(op="call_function", target=_ATEN.mean.dim):
-        if _over_channels(node):
+        dims, keep = sorted(dim % 4 for dim in node.args[1]), len(node.args) > 2 and node.args[2]
+        if node.args[0].meta["val"].dim() == 4 and (dims, keep) == ([1], True):
             _mean_as_conv(graph, node)
+        elif node.args[0].meta["val"].dim() == 4 and (dims, keep) == ([2, 3], False):
+            _mean_as_view(graph, node)
     for target in (_ATEN.split_with_sizes.default, _ATEN.split.Tensor):
         for node in graph.graph.find_nodes(op="call_function", target=target):
             _split_as_slices(graph, node)
@@ -76,16 +80,18 @@ def _replace(graph: GraphModule, node: Node, new: Node) -> None:
     graph.graph.erase_node(node)
 
 
-def _over_channels(node: Node) -> bool:
-    dims, keep = node.args[1], len(node.args) > 2 and node.args[2]
-    return bool(keep) and list(dims) in ([1], [-3]) and node.args[0].meta["val"].dim() == 4
-
-
 def _mean_as_conv(graph: GraphModule, node: Node) -> None:
     channels = node.args[0].meta["val"].shape[1]
     weight = _store(graph, node, f"{node.name}_weight", torch.full((1, channels, 1, 1), 1.0 / channels))
     with graph.graph.inserting_before(node):
         new = graph.graph.call_function(_ATEN.conv2d.default, (node.args[0], weight))
+    _replace(graph, node, new)
+
+
+def _mean_as_view(graph: GraphModule, node: Node) -> None:
+    with graph.graph.inserting_before(node):
+        mean = graph.graph.call_function(_ATEN.mean.dim, (*node.args[:2], True))
+        new = graph.graph.call_function(_ATEN.reshape.default, (mean, [-1, node.args[0].meta["val"].shape[1]]))
     _replace(graph, node, new)
 
 

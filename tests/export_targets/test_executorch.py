@@ -92,9 +92,13 @@ def test_every_output_is_that_of_the_fake_quant_model_and_of_litert(bundle, name
 def test_the_file_holds_the_graphs_scales_and_weights(bundle, name, scan, tmp_path):
     content = (bundle(name, scan) / executorch.FILES[scan]).read_bytes()
     graph = model(name).body
-    wanted = {(float(np.float32(scale)), zero) for scale, zero in qat.activation_scales(graph)}
+    wanted = qat.activation_scales(graph)
     found = activation_scales(content, tmp_path)
-    assert found == wanted  # none is lost, none is made up
+    for one, other in ((found, wanted), (wanted, found)):  # none is made up, none is lost
+        for scale, zero in one:
+            assert any(zero == z and abs(scale - s) < 1e-6 for s, z in other), (scale, zero)
+    for scale, _ in wanted:
+        assert np.float32(scale).tobytes() in content  # to the last bit
 
     quantise = torch.ops.quantized_decomposed.quantize_per_channel.default
     count = 0
@@ -109,7 +113,7 @@ def test_the_file_holds_the_graphs_scales_and_weights(bundle, name, scan, tmp_pa
 
 
 def activation_scales(content: bytes, folder: Path) -> set[tuple[float, int]]:
-    """(scale, zero point) of every int8 tensor in the XNNPACK delegates of a .pte, read back from their flatbuffers."""
+    """(scale to six places, zero point) of every int8 tensor in the delegates of a .pte, read back from them."""
     from executorch.backends.xnnpack.serialization import xnnpack_graph_serialize as xnnpack
     from executorch.exir._serialize._flatbuffer import _flatc_decompile
     from executorch.exir._serialize._program import deserialize_pte_binary
@@ -127,7 +131,7 @@ def activation_scales(content: bytes, folder: Path) -> set[tuple[float, int]]:
                 tensor = value["xvalue_union"]
                 if tensor["quant_params_type"] == "PerTensorQuant":
                     params = tensor["quant_params"]
-                    found.add((float(np.float32(params["scale"])), params["zero_point"]))
+                    found.add((params["scale"], params["zero_point"]))
     return found
 
 
@@ -135,7 +139,7 @@ def activation_scales(content: bytes, folder: Path) -> set[tuple[float, int]]:
 def test_nearly_all_the_work_is_delegated_and_the_rest_is_named(bundle, name, scan):
     config = bundles.load(bundle(name, scan)).manifest.variants[0].config
     assert config["delegated_macs"] + config["own_kernels_macs"] >= 0.95
-    assert (config["own_kernels_macs"] > 0.01) == (scan == "native")
+    assert (config["own_kernels_macs"] > 0) == (scan == "native")
     assert "aten::upsample_nearest2d" in config["fallbacks"]
     assert not [name for name in config["fallbacks"] if name in ("aten::convolution", "aten::linear", "aten::mean")]
     assert config["planned_bytes"] > 64 * 64 * 3 * 4
@@ -168,11 +172,11 @@ def test_a_mean_over_channels_and_a_split_become_what_the_delegate_takes():
             )
 
     x = torch.randn(1, 8, 3, 3)
-    graph = torch.export.export(Block(), (x,)).module(check_guards=False)
+    graph, mean = torch.export.export(Block(), (x,)).module(check_guards=False), torch.ops.aten.mean.dim
     prepare(graph)
     torch.testing.assert_close(graph(x), Block()(x))
     targets = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
     assert targets.count("aten.slice.Tensor") == 2
     assert targets.count("aten.conv2d.default") == 1
-    assert targets.count("aten.mean.dim") == 1  # over positions: taken as it is
+    assert [node.args[2] for node in graph.graph.find_nodes(op="call_function", target=mean)] == [True]
     assert not [target for target in targets if "split" in target or "arange" in target]
