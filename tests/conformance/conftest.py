@@ -20,7 +20,7 @@ MODELS = ("test_dfmamba", "test_detector")
 def exporters() -> dict[str, ModuleType]:
     """The exporters that can be imported here: none without torch."""
     try:
-        from edge_hands.export_targets.exporter import EXPORTERS
+        from edge_hands.export_targets.forms import EXPORTERS
     except ImportError:
         return {}
     return EXPORTERS

@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 
 from edge_hands import bundle as bundles
-from edge_hands import signing
+from edge_hands import runtimes, signing
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's process limits")
 
@@ -37,6 +37,9 @@ TARGETS = [
     ("tflite", "litert", "portable", ".tflite"),
     ("onnx", "onnx", "portable", ".onnx"),
     ("pte", "executorch", "portable", ".pte"),
+    # Our own kernels inside the runtimes: they see shapes and attributes from the file.
+    ("tflite_native", "litert", "native", ".tflite"),
+    ("onnx_native", "onnx", "native", ".onnx"),
 ]
 
 
@@ -129,19 +132,13 @@ def count_of(target: str, total: int) -> int:
 def target(request: pytest.FixtureRequest, bundle_of, tmp_path_factory: pytest.TempPathFactory):
     """(name, task for a sound copy, the file to edit)."""
     name, runtime, scan, suffix = request.param
-    if runtime not in bundles_runtimes():
+    if runtime not in runtimes.NAMES:
         pytest.skip(f"there is no runtime {runtime} yet")
     source = bundle_of("test_dfmamba", runtime, scan)
     folder = tmp_path_factory.mktemp(name) / "bundle"
     shutil.copytree(source, folder)
     file = next(path for path in sorted(folder.rglob("*")) if path.name.endswith(suffix))
     return name, {"folder": str(folder), "runtime": runtime, "scan": scan, "key": None}, file
-
-
-def bundles_runtimes() -> tuple[str, ...]:
-    from edge_hands import runtimes
-
-    return runtimes.NAMES
 
 
 @pytest.fixture(scope="module")
