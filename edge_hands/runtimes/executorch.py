@@ -132,11 +132,13 @@ def _load_program(bundle: Bundle, variant: Variant) -> Any:
     """The program with its method loaded."""
     from executorch.runtime import Runtime, Verification
 
+    content = bundle.contents[variant.path]
     try:
+        # ExecuTorch's message quotes another mark, and aborts the process if that is not text.
+        if content[4:6] != b"ET" or not content[6:8].isdigit():
+            raise RuntimeError("it does not begin as a program does")
         # Release builds check nothing of a program unless they are told to.
-        program = Runtime.get().load_program(
-            bundle.contents[variant.path], verification=Verification.InternalConsistency
-        )
+        program = Runtime.get().load_program(content, verification=Verification.InternalConsistency)
         if _METHOD not in program.method_names:
             raise RuntimeError(f"it has no method {_METHOD}")
         program.load_method(_METHOD)
