@@ -2,12 +2,15 @@
 
 ``FORMS`` are what is made of one fake-quant graph:
 
-* ``w8a8``: the graph as it is. int8 weights and activations with the graph's scales, float32 elsewhere.
+* ``w8a8``: the graph as it is. int8 weights and activations with the graph's scales, float32 elsewhere. iOS 17, which
+  is visionOS 1, and later.
 * ``w8``: int8 weights, everything else float16, as the Neural Engine computes; the activations' quantisers are left
-  out, and the weights' scales rounded to float16, which the format asks for.
+  out, and the weights' scales rounded to float16, which the format asks for. The same systems.
+* ``multi``: one package of several functions that share their int8 weights, for iOS 18 (visionOS 2) and later:
+  ``FUNCTIONS``, of which ``w8a8`` is the default.
 
-Both ask for iOS 17, which is visionOS 1. Which of them a device runs faster, and on which unit, only a compute plan
-on a Mac tells (``coreml_plan``): nothing here claims it.
+Which of them a device runs faster, and on which unit, only a compute plan on a Mac tells (``coreml_plan``): nothing
+here claims it.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,21 +41,19 @@ TOOLS = ("coremltools", "torch", "torchao")
 
 @dataclass(frozen=True)
 class Form:
-    """One way to write a model: whether activations are int8, and whether the rest is float16."""
+    """One way to write a model: are activations int8, is the rest float16, and how scans sample (``coreml_ops``)."""
 
-    name: str
     int8_activations: bool
     half: bool
-
-    @property
-    def file(self) -> str:
-        return f"{self.name}.mlpackage"
+    sampling: str = "auto"
 
 
-FORMS = {form.name: form for form in (Form("w8a8", True, False), Form("w8", False, True))}
+_W8A8, _W8 = Form(True, False), Form(False, True)
+#: Functions of ``multi``: how to write each. The first is the default.
+FUNCTIONS = {"w8a8": _W8A8, "neural_engine": replace(_W8, sampling="dense"), "gpu": replace(_W8, sampling="resample")}
+#: What ``export`` writes by name: functions of the package, and the oldest system by coremltools' name.
+FORMS = {"w8a8": ({"main": _W8A8}, "iOS17"), "w8": ({"main": _W8}, "iOS17"), "multi": (FUNCTIONS, "iOS18")}
 
-#: Oldest systems that take int8 activations: iOS 17, macOS 14, visionOS 1.
-_TARGET = "iOS17"
 #: They move a scale into another operation, and take zero points away: ours are to stay what the graph says.
 _UNWANTED_PASSES = (
     "common::distributive_quantized_binary_op_scale_normalization",
@@ -66,21 +67,48 @@ def export(model: QuantizedModel, source: Path, out: Path, form: str = "w8a8") -
     """Writes ``out``/w8a8.mlpackage (batch 1) or that of another form; its entry for the manifest. ExportError."""
     if form not in FORMS:
         raise ExportError(f"there is no Core ML form {form!r}: expected one of {', '.join(FORMS)}")
-    chosen = FORMS[form]
-    convert(model, out / chosen.file, chosen)
+    functions, target = FORMS[form]
+    path = f"{form}.mlpackage"
+    with tempfile.TemporaryDirectory() as folder:
+        written = _write(model, Path(folder), functions, target)
+        shutil.rmtree(out / path, ignore_errors=True)
+        shutil.move(written, out / path)
     names = {name: name for name in model.outputs.names}
     return Variant(
         runtime="coreml",
         scan="portable",
-        path=chosen.file,
+        path=path,
         input_names={"image": "image"},
         output_names=names,
-        config={"form": form, "minimum_target": _TARGET, "compute_plan": "not known: it needs a Mac"},
+        config={
+            "form": form,
+            "functions": list(functions),
+            "minimum_target": target,
+            "compute_plan": "not known: it needs a Mac (edge_hands.export_targets.coreml_plan)",
+        },
     )
 
 
-def convert(model: QuantizedModel, package: Path, form: Form, sampling: str = "auto") -> None:
-    """Writes ``package``, a folder that is replaced if it is there; ``sampling`` as in ``coreml_ops``. ExportError."""
+def _write(model: QuantizedModel, folder: Path, functions: dict[str, Form], target: str) -> Path:
+    """The package in ``folder``: one program, or several functions that share their weights."""
+    packages = {name: folder / f"{name}.mlpackage" for name in functions}
+    for name, form in functions.items():
+        convert(model, packages[name], form, target)
+    if len(functions) == 1:
+        return packages.popitem()[1]
+    from coremltools.models.utils import MultiFunctionDescriptor, save_multifunction
+
+    together = MultiFunctionDescriptor()
+    for name, package in packages.items():
+        together.add_function(str(package), "main", name)
+    together.default_function_name = next(iter(functions))
+    with _quiet():
+        save_multifunction(together, str(folder / "together.mlpackage"))
+    return folder / "together.mlpackage"
+
+
+def convert(model: QuantizedModel, package: Path, form: Form, target: str = "iOS17") -> None:
+    """Writes ``package``, a folder that is not there yet. Raises ExportError."""
     size = model.config.image_size
     with _quiet():
         try:
@@ -93,20 +121,16 @@ def convert(model: QuantizedModel, package: Path, form: Form, sampling: str = "a
             program = torch.export.export(_Named(_prepared(model, form)), (torch.zeros(1, size, size, 3),))
             passes = ct.PassPipeline.DEFAULT
             passes.remove_passes(set(_UNWANTED_PASSES))
-            with coreml_ops.sampling(sampling):
+            with coreml_ops.sampling(form.sampling):
                 converted = ct.convert(
                     program.run_decompositions(_DECOMPOSED),
                     outputs=[ct.TensorType(name=name) for name in model.outputs.names],
-                    minimum_deployment_target=getattr(ct.target, _TARGET),
+                    minimum_deployment_target=getattr(ct.target, target),
                     compute_precision=ct.precision.FLOAT16 if form.half else ct.precision.FLOAT32,
                     pass_pipeline=passes,
                     skip_model_load=True,
                 )
-            with tempfile.TemporaryDirectory() as folder:
-                written = Path(folder) / package.name
-                converted.save(str(written))
-                shutil.rmtree(package, ignore_errors=True)
-                shutil.move(written, package)
+            converted.save(str(package))
         except ExportError:
             raise
         except Exception as error:  # the converter raises whatever its passes meet

@@ -28,7 +28,7 @@ Opened = tuple[Callable[[Arrays], Arrays], dict[str, tuple[int, ...]], dict[str,
 
 
 class CoreML(Runtime):
-    """An .mlpackage."""
+    """An .mlpackage. ``config["function"]`` of the variant names one of its functions; without it the default runs."""
 
     name = "coreml"
 
@@ -49,11 +49,16 @@ class CoreML(Runtime):
         return Availability(version=found if _on_a_mac() else f"{found}, reference interpreter: not Core ML itself")
 
     @classmethod
+    def timed(cls) -> bool:
+        return _on_a_mac()
+
+    @classmethod
     def load(cls, bundle: Bundle, variant: Variant, options: RuntimeOptions) -> CoreML:
         folder = tempfile.TemporaryDirectory(prefix="edge_hands_")  # readable by this user only
         try:
             package = _write(bundle, variant, Path(folder.name))
-            predict, inputs, outputs = (_open_on_mac if _on_a_mac() else _open_reference)(package, options.threads)
+            function = str(variant.config.get("function", ""))
+            predict, inputs, outputs = (_open_on_mac if _on_a_mac() else _open_reference)(package, function, options)
             _agree(bundle, variant, inputs, outputs)
         except BundleError:
             folder.cleanup()
@@ -88,29 +93,33 @@ def _write(bundle: Bundle, variant: Variant, folder: Path) -> Path:
     return folder / variant.path
 
 
-def _open_on_mac(package: Path, threads: int) -> Opened:
+def _open_on_mac(package: Path, function: str, options: RuntimeOptions) -> Opened:
     """Core ML on the CPU and the Neural Engine: a headset's GPU draws. It has no setting for threads."""
     import coremltools as ct
 
-    model = ct.models.MLModel(str(package), compute_units=ct.ComputeUnit.CPU_AND_NE)
-    description = model.get_spec().description
+    model = ct.models.MLModel(str(package), compute_units=ct.ComputeUnit.CPU_AND_NE, function_name=function or None)
+    if getattr(model, "_framework_error", None) is not None:  # coremltools would say so in the first call only
+        raise model._framework_error
+    whole = model.get_spec().description
+    name = function or whole.defaultFunctionName
+    described = next((one for one in whole.functions if one.name == name), whole)
     shapes = [
         {feature.name: tuple(feature.type.multiArrayType.shape) for feature in features}
-        for features in (description.input, description.output)
+        for features in (described.input, described.output)
     ]
     return model.predict, *shapes
 
 
-def _open_reference(package: Path, threads: int) -> Opened:
+def _open_reference(package: Path, function: str, options: RuntimeOptions) -> Opened:
     import torch
 
     from edge_hands.export_targets import mil_reference
 
-    program = mil_reference.load(package)
+    program = mil_reference.load(package, function)
 
     def predict(inputs: Arrays) -> Arrays:
         before = torch.get_num_threads()
-        torch.set_num_threads(threads)
+        torch.set_num_threads(options.threads)
         try:
             return program(inputs)
         finally:

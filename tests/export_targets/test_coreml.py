@@ -17,7 +17,7 @@ from edge_hands import models  # noqa: E402
 from edge_hands.bundle import Variant  # noqa: E402
 from edge_hands.errors import ExportError  # noqa: E402
 from edge_hands.export_targets import coreml, coreml_ops, mil_reference  # noqa: E402
-from edge_hands.export_targets.exporter import SAMPLES  # noqa: E402
+from edge_hands.export_targets.forms import SAMPLES  # noqa: E402
 from edge_hands.kernels import reference, torch_ops  # noqa: E402, F401  (registers the operators)
 from edge_hands.quantization import qat  # noqa: E402
 from edge_hands.quantization.data.shards import Pool  # noqa: E402
@@ -143,7 +143,7 @@ class Exported:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """A calibrated test_dfmamba in both forms, and crops."""
+    """A calibrated test_dfmamba in the forms of one function, and crops."""
     torch.manual_seed(5)
     model = models.create("test_dfmamba", **SMALL)
     with torch.no_grad():
@@ -159,7 +159,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
         graph(torch.from_numpy(images))
     quantised = qat.convert(graph, model)
     folder = tmp_path_factory.mktemp("coreml")
-    variants = {form: coreml.export(quantised, folder, folder, form) for form in coreml.FORMS}
+    variants = {form: coreml.export(quantised, folder, folder, form) for form in ("w8a8", "w8")}
     return Exported(quantised, folder, variants, images)
 
 
@@ -198,7 +198,7 @@ def _graph_weights(graph: torch.fx.GraphModule) -> list[tuple[np.ndarray, np.nda
     return found
 
 
-@pytest.mark.parametrize("form", coreml.FORMS)
+@pytest.mark.parametrize("form", ["w8a8", "w8"])
 def test_weights_are_the_graphs_bit_for_bit(exported: Exported, form: str) -> None:
     stored = [op for op in exported.program(form).operations if op.op_type == "constexpr_affine_dequantize"]
     wanted = _graph_weights(exported.model.body)
@@ -228,5 +228,25 @@ def test_the_variant_says_what_it_is_and_what_is_not_known(exported: Exported) -
     assert (variant.runtime, variant.path) == ("coreml", "w8a8.mlpackage")
     assert variant.config["minimum_target"] == "iOS17"
     assert "needs a Mac" in variant.config["compute_plan"]
-    with pytest.raises(ExportError, match="no Core ML form 'w4': expected one of w8a8, w8"):
+    with pytest.raises(ExportError, match="no Core ML form 'w4': expected one of w8a8, w8, multi"):
         coreml.export(exported.model, exported.folder, exported.folder, "w4")
+
+
+@pytest.mark.slow
+def test_functions_of_one_package_share_their_weights(exported: Exported, tmp_path: Path) -> None:
+    variant = coreml.export(exported.model, exported.folder, tmp_path, "multi")
+    package, image = tmp_path / variant.path, exported.images[:1]
+    assert (variant.config["minimum_target"], variant.config["functions"]) == ("iOS18", list(coreml.FUNCTIONS))
+    programs = {name: mil_reference.load(package, name) for name in ("", *coreml.FUNCTIONS)}
+    found = {name: program({"image": image}) for name, program in programs.items()}
+    alone = mil_reference.load(exported.folder / "w8a8.mlpackage")({"image": image})
+    for name in alone:
+        assert (found[""][name] == alone[name]).all() and (found["w8a8"][name] == alone[name]).all()
+        assert np.abs(found["gpu"][name] - found["neural_engine"][name]).max() < 0.02
+    assert "resample" in programs["gpu"].operations and "resample" not in programs["neural_engine"].operations
+
+    def weights(path: Path) -> int:
+        return (path / "Data/com.apple.CoreML/weights/weight.bin").stat().st_size
+
+    single = [weights(exported.folder / exported.variants[form].path) for form in ("w8a8", "w8")]
+    assert weights(package) < 0.7 * (single[0] + 2 * single[1])

@@ -126,6 +126,12 @@ def test_a_manifest_that_disagrees_with_the_model(folder: Path) -> None:
         Session.open(folder)
 
 
+def test_a_function_that_the_package_has_not(folder: Path) -> None:
+    change(folder, lambda content: content["variants"][0].update(config={"function": "gpu"}))
+    with pytest.raises(BundleError, match="has no function 'gpu': expected one of main"):
+        Session.open(folder)
+
+
 @pytest.mark.parametrize("path", [MODEL, "other.mlpackage", "m.mlpackage/", "", "..", "m.ml"])
 def test_a_variant_names_a_folder_of_listed_files(folder: Path, path: str) -> None:
     change(folder, lambda content: content["variants"][0].update(path=path))
