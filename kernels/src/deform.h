@@ -115,16 +115,22 @@ void point_gradients(const Scan& scan, int64_t t, const Points& p, const float* 
 template <class S, int U, class Load>
 void gather(const Taps& taps, int64_t points, int64_t stride, const float* pixels, Load load, typename S::F* sum) {
   using F = typename S::F;
+  // Unrolled early, or the sums live in memory. One address a tap: left alone, the compiler makes one for each vector.
   F part[4][U];
+#pragma GCC unroll 4
   for (auto& corner : part)
+#pragma GCC unroll 4
     for (F& v : corner) v = S::set(0.0f);
   for (int64_t k = 0; k < points; ++k)
+#pragma GCC unroll 4
     for (int corner = 0; corner < 4; ++corner) {
       const F factor = S::set(taps.factor[k + corner * stride]);
       const float* at = pixels + taps.index[k + corner * stride];
-      asm("" : "+r"(at));  // one address a tap: left alone, the compiler makes one for each vector
+      asm("" : "+r"(at));
+#pragma GCC unroll 4
       for (int u = 0; u < U; ++u) part[corner][u] = S::fma(factor, load(at, u), part[corner][u]);
     }
+#pragma GCC unroll 4
   for (int u = 0; u < U; ++u) sum[u] = S::add(S::add(part[0][u], part[1][u]), S::add(part[2][u], part[3][u]));
 }
 

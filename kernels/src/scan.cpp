@@ -20,11 +20,40 @@ using Floats = std::unique_ptr<float, Free>;
 
 size_t rounded(size_t floats) { return (floats + 15) / 16 * 16; }  // whole cache lines
 
-Floats allocate(size_t floats) {
-  void* p = std::aligned_alloc(64, rounded(floats ? floats : 1) * sizeof(float));
-  if (!p) throw std::bad_alloc();
-  return Floats(static_cast<float*>(p));
-}
+// Memory for one call. The system would give and take a large block anew each time, page by page: each calling thread
+// keeps its last one, unless it is very large.
+class Workspace {
+ public:
+  explicit Workspace(size_t floats) {
+    static thread_local Floats kept;
+    static thread_local size_t size = 0;
+    floats = rounded(floats ? floats : 1);
+    if (floats > kKept) {
+      own_ = allocate(floats);
+      data_ = own_.get();
+      return;
+    }
+    if (floats > size) {
+      size = 0;
+      kept = allocate(floats);
+      size = floats;
+    }
+    data_ = kept.get();
+  }
+  float* get() const { return data_; }
+
+ private:
+  static constexpr size_t kKept = (8 << 20) / sizeof(float);
+
+  static Floats allocate(size_t floats) {
+    void* p = std::aligned_alloc(64, floats * sizeof(float));
+    if (!p) throw std::bad_alloc();
+    return Floats(static_cast<float*>(p));
+  }
+
+  Floats own_;
+  float* data_;
+};
 
 constexpr int64_t kSplit = 64;            // channels are split in multiples of this: one wide tile of any row
 constexpr int64_t kTableBytes = 24 << 10;  // of A and the states that are worked on together: half a first-level cache
@@ -45,7 +74,7 @@ void scan_forward(const Row& row, const Scan& scan, const ScanOutput& output, in
   const int64_t splits = channel_splits(scan, threads), blocks = (scan.channels + kSplit - 1) / kSplit;
   const int64_t items = scan.batch * splits;
   const size_t each = rounded(row.forward_floats(scan, 0, scan.channels));
-  const Floats work = allocate(each * size_t(workers(items, threads)));
+  const Workspace work(each * size_t(workers(items, threads)));
   parallel(items, threads, [&](int worker, int64_t first, int64_t last) {
     const FlushDenormals mode;
     for (int64_t item = first; item < last; ++item) {
@@ -63,7 +92,7 @@ void scan_backward(const Row& row, const Scan& scan, const float* grad_y, const 
   if (!scan.batch || !scan.length || !scan.channels) return;
   const int count = workers(scan.batch, threads);
   const size_t own = rounded(size_t(shared)), each = own + rounded(row.backward_floats(scan));
-  const Floats work = allocate(each * size_t(count));
+  const Workspace work(each * size_t(count));
   parallel(scan.batch, threads, [&](int worker, int64_t first, int64_t last) {
     const FlushDenormals mode;
     float* sums = work.get() + size_t(worker) * each;

@@ -80,7 +80,7 @@ void dequantize_image(const Scan& scan, const ForwardImage& m) {
 // may, for all the compiler knows, change what the structs hold.
 template <class S, bool geometric, class T>
 __attribute__((always_inline)) inline void input_step(const Scan& scan, const ForwardImage& m, int64_t t, int64_t group, const T& tile, const float* image,
-                const float* A) {
+                int64_t pitch, const float* A) {
   using F = typename S::F;
   const float *delta = m.delta + t * scan.channels, *D = scan.D;
   float *dt_row = m.dt, *input_row = m.input, *sum_row = m.sum;
@@ -93,7 +93,7 @@ __attribute__((always_inline)) inline void input_step(const Scan& scan, const Fo
       return T::vectors == 1 ? S::load(at, own.count) : S::load(at + u * S::lanes);
     };
     gather<S, T::vectors>({taps.index + first, taps.factor + first}, scan.points, stride, image + own.channel, load, s);
-    for (int u = 0; u < T::vectors; ++u) x[u] = load_x<S>(scan, m, t, own, u);
+    for (int u = 0; u < T::vectors; ++u) x[u] = own.load(image + t * pitch, u);
   } else {
     for (int u = 0; u < T::vectors; ++u) s[u] = x[u] = load_x<S>(scan, m, t, own, u);
   }
@@ -163,7 +163,7 @@ void forward_tokens(const Scan& scan, const ScanOutput& output, const ForwardIma
       const int64_t group = first / per_group, stop = (group + 1) * per_group;
       const int64_t last = !points || stop > m.end ? m.end : stop;  // without points there is no need of groups
       for_tiles<S, S::registers / 8>(first, last, [&](auto tile) {
-        input_step<S, kind == Decay::kGeometric>(scan, m, t, group, tile, image, m.A);
+        input_step<S, kind == Decay::kGeometric>(scan, m, t, group, tile, image, pitch, m.A);
       });
       first = last;
     }

@@ -50,8 +50,9 @@ struct Avx512 {
     _mm_mask_storeu_epi8(p, first(n), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
   }
   static void sum4(F a, F b, F c, F d, float* out) {
-    out[0] = _mm512_reduce_add_ps(a), out[1] = _mm512_reduce_add_ps(b);
-    out[2] = _mm512_reduce_add_ps(c), out[3] = _mm512_reduce_add_ps(d);
+    const auto half = [](F v) { return _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1)); };
+    const __m256 s = _mm256_hadd_ps(_mm256_hadd_ps(half(a), half(b)), _mm256_hadd_ps(half(c), half(d)));
+    _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1)));
   }
 };
 
