@@ -27,6 +27,7 @@ from torch.fx import Node
 from edge_hands.bundle import Variant
 from edge_hands.errors import ExportError, RuntimeUnavailable
 from edge_hands.export_targets import executorch_graph, portable
+from edge_hands.export_targets.coverage import Coverage, scan_macs
 from edge_hands.kernels import executorch as kernels
 from edge_hands.kernels import torch_ops  # noqa: F401  (registers torch.ops.edge_hands)
 from edge_hands.quantization.qat import QuantizedModel
@@ -38,27 +39,9 @@ SCANS = tuple(FILES)
 TOOLS = ("executorch", "torch", "torchao")
 
 _OPS = torch.ops.edge_hands
-_PORTABLE = {
-    _OPS.selective_scan.default: portable.selective_scan,
-    _OPS.deformable_scan.default: portable.deformable_scan,
-}
 #: Operators that become ``.out`` forms with the same arguments, as ExecuTorch calls them.
 _NATIVE = ("selective_scan", "deformable_scan", "selective_scan_int8", "deformable_scan_int8")
 _SCAN_NAMES = tuple(f"edge_hands::{name}" for name in _NATIVE)
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """How much of a program its delegates run: ``share`` of the multiply-accumulates of layers and scans, from 0 to 1;
-    ``fallbacks`` how often each operator runs outside of them, and ``delegates`` how many pieces they are cut into.
-
-    A native scan runs outside of the delegates by intent, in our own kernel: ``own`` is the scans' share.
-    """
-
-    share: float
-    own: float
-    fallbacks: dict[str, int]
-    delegates: int
 
 
 @dataclass(frozen=True)
@@ -74,7 +57,6 @@ def export(model: QuantizedModel, source: Path, out: Path, scan: str = "portable
     """Writes one of FILES (batch 1) to ``out`` and returns its entry for the manifest. Raises ExportError."""
     program = convert(model, scan)
     (out / FILES[scan]).write_bytes(program.content)
-    coverage = program.coverage
     return Variant(
         runtime="executorch",
         scan=scan,
@@ -84,10 +66,7 @@ def export(model: QuantizedModel, source: Path, out: Path, scan: str = "portable
         config={
             "backend": "xnnpack",
             "planned_bytes": program.planned_bytes,
-            "delegated_macs": round(coverage.share, 4),
-            "own_kernels_macs": round(coverage.own, 4),
-            "delegates": coverage.delegates,
-            "fallbacks": coverage.fallbacks,
+            **program.coverage.as_config(),
         },
     )
 
@@ -128,7 +107,7 @@ def _trace(model: QuantizedModel, image: torch.Tensor, scan: str) -> ExportedPro
     if scan == "native":
         return program
     # The portable scans hold constants and splits of their own.
-    graph = program.run_decompositions(_PORTABLE).module(check_guards=False)
+    graph = program.run_decompositions(portable.FORMS).module(check_guards=False)
     executorch_graph.prepare(graph)
     return torch.export.export(graph, (image,))
 
@@ -213,7 +192,7 @@ def _macs(node: Node) -> int:
     if name in _SCAN_NAMES:
         states = next(shape[1] for shape in shapes if len(shape) == 2)
         points = int(node.args[-1]) if "deformable" in name else 0
-        return size * (4 * points + 3 * states)
+        return scan_macs(size, states, points)
     inner = {"aten::linear": shapes[0][-1], "aten::addmm": shapes[-1][0]}.get(name, shapes[0][-1])
     return size * inner
 

@@ -29,13 +29,14 @@ ROUNDING = 1.5
 
 @dataclass(frozen=True)
 class Check:
-    """One measured value, and its limit if there is one. ``at_least`` turns the comparison round."""
+    """One measured value, and its limit if there is one. ``at_least`` turns the comparison round; ``note`` explains."""
 
     name: str
     value: float
     unit: str = ""
     limit: float | None = None
     at_least: bool = False
+    note: str = ""
 
     @property
     def passed(self) -> bool:
@@ -63,33 +64,52 @@ class Report:
         """For the manifest."""
         checks = [
             {"name": c.name, "value": round(c.value, 6), "unit": c.unit, "limit": c.limit, "passed": c.passed}
+            | ({"note": c.note} if c.note else {})
             for c in self.checks
         ]
         return {"passed": self.passed, "samples": self.samples, "checks": checks}
 
 
-def parity(
-    kind: str,
-    images: np.ndarray,
-    candidate: Predictor,
-    reference: Predictor,
-    limits: Limits,
-    truth: Arrays | None = None,
-) -> list[Check]:
-    """Differences of two predictors over images (n, H, W, 3) uint8: positions, and SQNR and maximum of every output.
+def outputs_of(predict: Predictor, images: np.ndarray) -> Arrays:
+    """Outputs over images (n, H, W, 3) uint8, one call each, joined along the first axis."""
+    found = [predict(picture[None].astype(np.float32) / 255) for picture in images]
+    return {name: np.concatenate([outputs[name] for outputs in found]) for name in found[0]}
 
-    Two runs of an int8 network that round one value differently wander apart in all that follows. How far is measured:
-    ``reference`` sees every image again with an invisible change. A distance may be ``ROUNDING`` times that, or its
-    limit if that is more. ``truth`` (as ``CropBatches`` makes it) also compares the landmarks' PA-MPJPE.
+
+@dataclass(frozen=True)
+class Reference:
+    """What a model gives for some images, and ``again`` for the same images with an invisible change.
+
+    Two runs of an int8 network that round one value differently wander apart in all that follows; ``again`` shows how
+    far.
     """
-    rng = np.random.default_rng(0)
-    runs: tuple[list[Arrays], ...] = ([], [], [])
-    for picture in images:
-        image = picture[None].astype(np.float32) / 255
-        changed = image + rng.uniform(-INVISIBLE, INVISIBLE, image.shape).astype(np.float32)
-        for run, outputs in zip(runs, (candidate(image), reference(image), reference(changed)), strict=True):
-            run.append(outputs)
-    found, true, again = ({name: np.concatenate([o[name] for o in run]) for name in runs[1][0]} for run in runs)
+
+    outputs: Arrays
+    again: Arrays
+
+    @classmethod
+    def of(cls, predict: Predictor, images: np.ndarray) -> Reference:
+        rng = np.random.default_rng(0)
+
+        def changed(image: np.ndarray) -> Arrays:
+            return predict(image + rng.uniform(-INVISIBLE, INVISIBLE, image.shape).astype(np.float32))
+
+        return cls(outputs_of(predict, images), outputs_of(changed, images))
+
+    def first(self, count: int) -> Reference:
+        """That of the first ``count`` images."""
+        return Reference(
+            *({name: array[:count] for name, array in part.items()} for part in (self.outputs, self.again))
+        )
+
+
+def parity(kind: str, found: Arrays, reference: Reference, limits: Limits, truth: Arrays | None = None) -> list[Check]:
+    """Differences of outputs from the reference's, of the same images: positions, and SQNR and maximum of every output.
+
+    A distance may be ``ROUNDING`` times what rounding alone moves the reference, or its limit if that is more.
+    ``truth`` (as ``CropBatches`` makes it) also compares the landmarks' PA-MPJPE.
+    """
+    true, again = reference.outputs, reference.again
     distances = _landmark_distances if kind == "landmarks" else _detector_distances
     checks = []
     for (name, unit, ours, limit), (_, _, floor, _) in zip(
@@ -109,6 +129,16 @@ def parity(
         checks.append(Check(f"{name} SQNR", sqnr(ours, theirs), "dB", limits.sqnr_db, at_least=True))
         checks.append(Check(f"{name} largest difference", float(np.abs(ours - theirs).max())))
     return checks
+
+
+def coverage(config: dict, least: float | None) -> list[Check]:
+    """From ``Variant.config``: the share of the work that delegates and our kernels run, every fallback by name."""
+    if "delegated_macs" not in config:
+        return []
+    fallbacks = ", ".join(f"{count} {name}" for name, count in config["fallbacks"].items()) or "nothing"
+    share = config["delegated_macs"] + config["own_kernels_macs"]
+    note = f"{config['delegates']} pieces; our kernels {config['own_kernels_macs']:.1%}; outside: {fallbacks}"
+    return [Check("share of the work in delegates and our kernels", share, "", least, at_least=True, note=note)]
 
 
 #: (what, unit, distances, limit of their mean)

@@ -26,6 +26,8 @@ from torch.fx import GraphModule
 from edge_hands.bundle import Variant
 from edge_hands.errors import ExportError
 from edge_hands.export_targets import litert_native, portable
+from edge_hands.export_targets.coverage import of_litert
+from edge_hands.kernels.delegate import delegate_path
 from edge_hands.quantization.qat import QuantizedModel
 
 #: The forms that ``export`` can write, and their files.
@@ -34,24 +36,21 @@ SCANS = tuple(FILES)
 #: Packages whose version decides what the converter writes.
 TOOLS = ("litert-torch", "ai-edge-litert", "torch", "torchao")
 
-_OPS = torch.ops.edge_hands
-_PORTABLE = {
-    _OPS.selective_scan.default: portable.selective_scan,
-    _OPS.deformable_scan.default: portable.deformable_scan,
-}
-
 
 def export(model: QuantizedModel, source: Path, out: Path, scan: str = "portable") -> Variant:
     """Writes one of FILES (batch 1) to ``out`` and returns its entry for the manifest. Raises ExportError."""
     content = convert(model, quantized=True, scan=scan)
     (out / FILES[scan]).write_bytes(content)
-    signature = _interpreter(content).get_signature_list()["serving_default"]
+    interpreter = _interpreter(content, scan)
+    signature = interpreter.get_signature_list()["serving_default"]
+    interpreter.allocate_tensors()
     return Variant(
         runtime="litert",
         scan=scan,
         path=FILES[scan],
         input_names={name: name for name in signature["inputs"]},
         output_names={name: name for name in signature["outputs"]},
+        config=of_litert(interpreter).as_config(),
     )
 
 
@@ -83,15 +82,19 @@ def convert_module(module: nn.Module, inputs: dict[str, torch.Tensor], quantized
 
 def predictor(content: bytes) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     """Image (1, H, W, 3) float32 -> outputs of a portable flatbuffer, on one thread."""
-    runner = _interpreter(content).get_signature_runner()
+    runner = _interpreter(content, "portable").get_signature_runner()
     return lambda image: runner(image=image)
 
 
-def _interpreter(content: bytes):
-    from ai_edge_litert.interpreter import Interpreter
+def _interpreter(content: bytes, scan: str):
+    from ai_edge_litert.interpreter import Interpreter, load_delegate
 
+    library = delegate_path() if scan == "native" else None
+    if scan == "native" and library is None:
+        raise ExportError("a native form is run once: libedge_hands_tflite.so is not there or does not load")
     try:
-        return Interpreter(model_content=content, num_threads=1)
+        delegates = [load_delegate(str(library))] if library else None
+        return Interpreter(model_content=content, num_threads=1, experimental_delegates=delegates)
     except (ValueError, RuntimeError) as error:
         raise ExportError(f"LiteRT cannot load what its converter wrote: {error}") from error
 
@@ -113,12 +116,12 @@ def _decomposed() -> Iterator[None]:
     """Our operators become their portable forms while a model is converted."""
     from litert_torch.fx_infra import decomp
 
-    for op, form in _PORTABLE.items():
+    for op, form in portable.FORMS.items():
         decomp.add_pre_convert_decomp(op, form)
     try:
         yield
     finally:
-        for op in _PORTABLE:
+        for op in portable.FORMS:
             decomp.remove_pre_lower_decomp(op)
 
 

@@ -28,11 +28,6 @@ SCANS = tuple(FILES)
 #: Packages whose version decides what is written.
 TOOLS = ("onnx", "onnxruntime", "torch", "torchao")
 
-_OPS = torch.ops.edge_hands
-_PORTABLE = {
-    _OPS.selective_scan.default: portable.selective_scan,
-    _OPS.deformable_scan.default: portable.deformable_scan,
-}
 #: Metadata checks of the exporter: nothing is computed.
 _CHECKS = (torch.ops.aten._assert_tensor_metadata.default,)
 
@@ -64,7 +59,7 @@ def convert(model: QuantizedModel, scan: str = "portable") -> bytes:
         raise ExportError(f"ONNX export needs the onnx package: pip install 'edge-hands[onnx]' ({error})") from error
     size = model.config.image_size
     program = torch.export.export(_Named(model).eval(), (torch.zeros(1, size, size, 3),))
-    program = program.run_decompositions(_PORTABLE if scan == "portable" else {})
+    program = program.run_decompositions(portable.FORMS if scan == "portable" else {})
     graph = Graph()
     known = _constants(program)
     with torch.no_grad():

@@ -12,6 +12,8 @@ import math
 
 import torch
 
+from edge_hands.kernels import torch_ops  # noqa: F401  (registers torch.ops.edge_hands)
+
 
 def selective_scan(
     x: torch.Tensor,
@@ -102,3 +104,10 @@ def _scan(x: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: torch.Tensor
 def _steps(length: int) -> int:
     """The divisor of ``length`` nearest to its root."""
     return min((d for d in range(1, length + 1) if length % d == 0), key=lambda d: abs(math.log(d * d / length)))
+
+
+#: By operator, for decompositions: ``torch.export``'s and the converters' own.
+FORMS = {
+    torch.ops.edge_hands.selective_scan.default: selective_scan,
+    torch.ops.edge_hands.deformable_scan.default: deformable_scan,
+}

@@ -41,6 +41,11 @@ class Runtime(ABC):
         """Whether this runtime can be imported here. Never raises and imports nothing heavy."""
 
     @classmethod
+    def timed(cls) -> bool:
+        """Whether its times mean something: those of a reference interpreter do not."""
+        return True
+
+    @classmethod
     def choose(cls, bundle: Bundle) -> Variant | None:
         """The variant of the bundle that this runtime would run here, or None: portable forms, unless overridden.
 

@@ -5,8 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from edge_hands.export_targets import gate
 from edge_hands.export_targets.devices import Limits
-from edge_hands.export_targets.gate import Check, Report, latency, parity, sqnr
+from edge_hands.export_targets.gate import Check, Report, latency, sqnr
+
+
+def parity(kind, images, candidate, reference, limits, truth=None) -> list[Check]:
+    found, known = gate.outputs_of(candidate, images), gate.Reference.of(reference, images)
+    return gate.parity(kind, found, known, limits, truth)
 
 
 def landmarks(image: np.ndarray) -> dict[str, np.ndarray]:
@@ -130,6 +136,15 @@ def test_the_report_says_what_was_measured() -> None:
             {"name": "SQNR", "value": 40.0, "unit": "dB", "limit": 30.0, "passed": True},
         ],
     }
+
+
+def test_coverage_names_what_falls_back() -> None:
+    config = {"delegated_macs": 0.9, "own_kernels_macs": 0.02, "delegates": 3, "fallbacks": {"CONV_2D": 2, "EXP": 1}}
+    (check,) = gate.coverage(config, 0.95)
+    assert check.value == pytest.approx(0.92) and not check.passed
+    assert check.note == "3 pieces; our kernels 2.0%; outside: 2 CONV_2D, 1 EXP"
+    assert gate.coverage(config, 0.9)[0].passed and gate.coverage({}, 0.95) == []
+    assert Report((check,), 1).as_dict()["checks"][0]["note"] == check.note
 
 
 def test_latency_is_in_milliseconds() -> None:

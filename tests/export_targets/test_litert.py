@@ -20,7 +20,8 @@ from edge_hands.cli.main import main  # noqa: E402
 from edge_hands.errors import ExportError, RuntimeUnavailable  # noqa: E402
 from edge_hands.export_targets import litert  # noqa: E402
 from edge_hands.export_targets.devices import Device, Limits  # noqa: E402
-from edge_hands.export_targets.exporter import SAMPLES, export_bundle  # noqa: E402
+from edge_hands.export_targets.exporter import export_bundle  # noqa: E402
+from edge_hands.export_targets.forms import SAMPLES  # noqa: E402
 from edge_hands.export_targets.gate import Report  # noqa: E402
 from edge_hands.kernels import delegate  # noqa: E402
 from edge_hands.kernels.delegate import DEFORMABLE_SCAN  # noqa: E402
@@ -83,8 +84,18 @@ def test_litert_computes_what_the_fake_quant_model_computes(exported: Exported) 
     assert exported.report.samples == 12
     values = {check.name: check.value for check in exported.report.checks}
     for scan in ("portable", "native"):
-        assert values[f"{scan}: joints, mean"] < 0.05
-        assert values[f"{scan}: presence SQNR"] > 40
+        assert values[f"litert {scan}: joints, mean"] < 0.05
+        assert values[f"litert {scan}: presence SQNR"] > 40
+    assert values["torch native: joints, mean"] == 0
+
+
+def test_the_gate_says_what_the_delegates_take(exported: Exported) -> None:
+    checks = {check.name: check for check in exported.report.checks}
+    shares = {scan: checks[f"litert {scan}: share of the work in delegates and our kernels"] for scan in litert.SCANS}
+    assert all(check.value > 0.95 for check in shares.values())
+    assert "our kernels 0.0%" in shares["portable"].note and "our kernels 0.0%" not in shares["native"].note
+    config = next(v.config for v in Session.open(exported.bundle).manifest.variants if v.scan == "native")
+    assert 0 < config["own_kernels_macs"] < 0.2
 
 
 def test_both_runtimes_open_the_bundle_and_agree(exported: Exported, rng: np.random.Generator) -> None:
