@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "edge_hands/scan.h"
+#include "vector_math.h"
 
 namespace edge_hands {
 namespace {
@@ -59,7 +60,7 @@ inline void make_anchors(const Scan& scan, float* anchors) {
 
 // Calls fn(first, n, y, x, weight) for vectors of token t's points: n points from `first` on.
 template <class S, class Fn>
-__attribute__((always_inline)) inline void for_points(const Scan& scan, int64_t t, const Points& p, Fn fn) {
+EDGE_HANDS_INLINE void for_points(const Scan& scan, int64_t t, const Points& p, Fn fn) {
   using F = typename S::F;
   const F row = S::set(float(t / scan.width)), column = S::set(float(t % scan.width));
   for (int64_t i = 0; i < p.count; i += S::lanes) {
@@ -73,7 +74,7 @@ __attribute__((always_inline)) inline void for_points(const Scan& scan, int64_t 
 }
 
 template <class S>
-__attribute__((always_inline)) inline void make_taps(const Scan& scan, int64_t t, const Points& p, int64_t pitch, const Taps& taps) {
+EDGE_HANDS_INLINE void make_taps(const Scan& scan, int64_t t, const Points& p, int64_t pitch, const Taps& taps) {
   using F = typename S::F;
   const F one = S::set(1.0f), step = S::set(float(pitch)), row_step = S::set(float(pitch * scan.width));
   for_points<S>(scan, t, p, [&](int64_t i, int n, const Axis<S>& y, const Axis<S>& x, F weight) {

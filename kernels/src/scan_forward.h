@@ -79,8 +79,8 @@ void dequantize_image(const Scan& scan, const ForwardImage& m) {
 // The inputs pass over the channels of one tile, which all belong to `group`. Pointers are copied first: a vector's store
 // may, for all the compiler knows, change what the structs hold.
 template <class S, bool geometric, class T>
-__attribute__((always_inline)) inline void input_step(const Scan& scan, const ForwardImage& m, int64_t t, int64_t group, const T& tile, const float* image,
-                int64_t pitch, const float* A) {
+EDGE_HANDS_INLINE void input_step(const Scan& scan, const ForwardImage& m, int64_t t, int64_t group, const T& tile,
+                                  const float* image, int64_t pitch, const float* A) {
   using F = typename S::F;
   const float *delta = m.delta + t * scan.channels, *D = scan.D;
   float *dt_row = m.dt, *input_row = m.input, *sum_row = m.sum;
