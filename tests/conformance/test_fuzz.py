@@ -73,7 +73,7 @@ class Worker:
         command = [sys.executable, str(WORKER)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         self._process = subprocess.Popen(command, **pipes, text=True, env=environment)
-        first = self._ask(self._sound, patience=120)
+        first = self._ask(self._sound, patience=300)
         assert first.verdict == "ran", first
 
     def _ask(self, task: dict, patience: float = 30) -> Answer:
