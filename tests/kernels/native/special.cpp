@@ -10,7 +10,7 @@ using namespace edge_hands;
 
 namespace {
 
-const Case kCase = {"special", 2, 4, 5, 45, 6, 3};
+const Case kCase = {"special", 2, 3, 4, 36, 5, 3};
 const Quantization kQuantization{0.05f, 3};
 
 struct Run {
