@@ -15,14 +15,9 @@ here claims it.
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
-import logging
 import shutil
 import tempfile
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +28,7 @@ from torch.fx import GraphModule
 
 from edge_hands.bundle import Variant
 from edge_hands.errors import ExportError
+from edge_hands.export_targets.mil_reference.program import quiet
 from edge_hands.quantization.qat import QuantizedModel
 
 #: Packages whose version decides what is written.
@@ -102,15 +98,18 @@ def _write(model: QuantizedModel, folder: Path, functions: dict[str, Form], targ
     for name, package in packages.items():
         together.add_function(str(package), "main", name)
     together.default_function_name = next(iter(functions))
-    with _quiet():
-        save_multifunction(together, str(folder / "together.mlpackage"))
+    try:
+        with quiet():
+            save_multifunction(together, str(folder / "together.mlpackage"))
+    except Exception as error:  # as in ``convert``
+        raise ExportError(f"Core ML cannot join the functions of {model.name}: {error}") from error
     return folder / "together.mlpackage"
 
 
 def convert(model: QuantizedModel, package: Path, form: Form, target: str = "iOS17") -> None:
     """Writes ``package``, a folder that is not there yet. Raises ExportError."""
     size = model.config.image_size
-    with _quiet():
+    with quiet():
         try:
             import coremltools as ct
 
@@ -187,16 +186,3 @@ def _attribute(graph: nn.Module, name: str) -> Any:
     for part in name.split("."):
         graph = getattr(graph, part)
     return graph.detach()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps coremltools' progress bars, log lines and version warnings out of our output."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +96,7 @@ class Program:
 def load(package: str | Path, function: str = "") -> Program:
     """The program of an .mlpackage, or its function of that name (its default one). Raises ProgramError."""
     try:
-        with _quiet():
+        with quiet():
             import coremltools as ct
             from coremltools.converters.mil.frontend.milproto.load import load as parse
 
@@ -192,12 +193,13 @@ TYPES = {
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """coremltools greets a torch and a scikit-learn that it was not tested with, and a missing Core ML."""
+def quiet() -> Iterator[None]:
+    """Keeps coremltools' progress bars, and its remarks on versions and a missing Core ML, out of our output."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(level)
