@@ -50,7 +50,7 @@ $(VENV)/.light: $(PACKAGE_FILES) | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev: $(BUILD_FILES) | $(BIN)/python
-	$(PIP) install "torch==2.13.0" -e ".[train,dev]"
+	$(PIP) install "torch==2.13.0" -e ".[train,executorch,coreml,onnx,sign,dev]"
 	@touch $@
 
 $(VENV)/.lint: | $(BIN)/python
