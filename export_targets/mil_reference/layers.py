@@ -139,8 +139,10 @@ def upsample_bilinear(a: Arguments) -> Tensor:
     aligned = a.flag("align_corners", True)
     if "half_pixel_centers" in a and a.flag("half_pixel_centers") == aligned:
         raise ValueError("half_pixel_centers with align_corners is not in the reference interpreter")
-    sides = [int(side) for side in a.result_shape[-2:]]
-    return functional.interpolate(a.real("x"), sides, mode="bilinear", align_corners=aligned)
+    x, sides = a.real("x"), [int(side) for side in a.result_shape[-2:]]
+    image = x.reshape(1, -1, *x.shape[-2:])  # of three dimensions or four
+    image = functional.interpolate(image, sides, mode="bilinear", align_corners=aligned)
+    return image.reshape(*x.shape[:-2], *sides)
 
 
 _ALIGNED = {"STRICT_ALIGN_CORNERS": True, "ALIGN_CORNERS": True, "UNALIGN_CORNERS": False}

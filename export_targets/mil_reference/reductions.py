@@ -50,7 +50,7 @@ def topk(a: Arguments) -> tuple[Tensor, ...]:
 
 
 def argsort(a: Arguments) -> Tensor:
-    return torch.argsort(a.real("x"), a.integer("axis", -1), descending=not a.flag("ascending"), stable=True)
+    return torch.argsort(a.real("x"), dim=a.integer("axis", -1), descending=not a.flag("ascending"), stable=True)
 
 
 OPERATIONS: dict[str, Operation] = {

@@ -151,6 +151,20 @@ CASES = {
     "gather": (lambda x: mb.gather(x=x, indices=[3, 0], axis=1), lambda x: x[:, [3, 0]]),
     "tile": (lambda x: mb.tile(x=x, reps=[2, 1, 1, 3]), lambda x: np.tile(x, (2, 1, 1, 3))),
     "topk": (lambda x: mb.topk(x=x, k=2, axis=3)[0], lambda x: -np.sort(-x, 3)[..., :2]),
+    "argsort": (
+        lambda x: mb.cast(x=mb.argsort(x=x, axis=2, ascending=True), dtype="fp32"),
+        lambda x: np.argsort(x, 2),
+    ),
+    "upsample_of_three_dimensions": (
+        lambda x: mb.upsample_bilinear(
+            x=mb.squeeze(x=x, axes=[0]), scale_factor_height=2.0, scale_factor_width=1.0, align_corners=False
+        ),
+        lambda x: np.einsum(
+            "oh,chw->cow",
+            np.maximum(0, 1 - np.abs(((np.arange(12) + 0.5) / 2 - 0.5).clip(0, 5)[:, None] - np.arange(6))),
+            x[0],
+        ),
+    ),
     "quantize": (
         lambda x: mb.cast(x=mb.quantize(input=x, scale=np.float32(0.03), zero_point=np.int8(-7), output_dtype="int8"),
                           dtype="fp32"),
