@@ -2,7 +2,7 @@
 
 ``train`` runs until its budget of minutes or samples is spent or it is told to stop, and writes to its folder a
 checkpoint (see ``checkpoint.py``) and ``log.jsonl``: one line a report, with ``"event"`` "step", "validation",
-"checkpoint", "skipped" or "end".
+"checkpoint", "skipped", "sharpened" or "end".
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from edge_hands.quantization.data.pipeline import Loader, Position
 from edge_hands.quantization.data.shards import Pool
 from edge_hands.quantization.evaluate import evaluate, torch_predictor
 from edge_hands.quantization.parallel import Replicas
+from edge_hands.quantization.sharpen import sharpen
 
 #: Non-finite losses in a row after which training gives up.
 MAX_SKIPPED = 20
@@ -183,6 +184,7 @@ class Run:
                 validated, window = time.monotonic(), _Window()
         self._save()
         if not stop.is_set():
+            self._sharpen()
             self._validate()
             self._save()
         self._log("end", stopped=stop.is_set())
@@ -262,14 +264,18 @@ class Run:
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # a plain mean
-        rng = np.random.default_rng(self.recipe.seed)
-        order = rng.permutation(len(self.pool))[:CALIBRATION]
         self.average.train()
-        for start in range(0, len(order), CALIBRATION_BATCH):
-            images = self.batches(order[start : start + CALIBRATION_BATCH], rng)["image"]
+        for batch in calibration_batches(self.pool, self.batches, self.recipe.seed):
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.bf16):
-                self.average.features(planar(torch.from_numpy(images)))
+                self.average.features(batch["image"])
         self.average.eval()
+
+    def _sharpen(self) -> None:
+        """At the end of a run: read the averaged model's heat maps as sharply as is best on training crops."""
+        if self.model.kind == "landmarks":
+            self._calibrate()
+            factor = sharpen(self.average, calibration_batches(self.pool, self.batches, self.recipe.seed))
+            self._log("sharpened", factor=factor)
 
     def _save(self) -> None:
         self._calibrate()
@@ -356,6 +362,16 @@ def _begin_with(model: nn.Module, recipe: Recipe, start: str | Path) -> None:
 def _average(average: nn.Module, model: nn.Module, decay: float) -> None:
     """average = decay * average + (1 - decay) * model, for the parameters."""
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+
+
+def calibration_batches(pool: Pool, batches: Callable, seed: int) -> Iterator[dict[str, Tensor]]:
+    """CALIBRATION augmented training samples, the same for a seed, with planar images."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(pool))[:CALIBRATION]
+    for start in range(0, len(order), CALIBRATION_BATCH):
+        arrays = batches(order[start : start + CALIBRATION_BATCH], rng)
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        yield {**tensors, "image": planar(tensors["image"])}
 
 
 def planar(image: Tensor) -> Tensor:
