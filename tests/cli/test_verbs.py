@@ -91,7 +91,15 @@ def test_inspect_verifies_and_describes(edge_hands, tmp_path):
 def test_doctor_names_runtimes_kernels_and_models(edge_hands):
     done = edge_hands("doctor")
     assert done.returncode in (0, 1)
-    for word in ("Python", "kernels", "TFLite delegate", "runtime litert", "runtime torch", "model landmarks", "model detector"):
+    for word in (
+        "Python",
+        "kernels",
+        "TFLite delegate",
+        "runtime litert",
+        "runtime torch",
+        "model landmarks",
+        "model detector",
+    ):
         assert word in done.stdout
 
 
