@@ -90,24 +90,36 @@ def rebuild(state: dict[str, Tensor], config: dict) -> QuantizedModel:
 
     Raises DataError when the tensors are not those of this model's graph.
     """
-    model = models.create(config["model"], **config.get("overrides", {})).eval()
-    graph = prepare(model)
-    try:
-        graph.load_state_dict(state)
-    except RuntimeError as error:
-        raise DataError(f"the tensors do not fit the quantised graph of {config['model']}: {error}") from error
-    return convert(graph, model)
+    return convert(*_restore(state, config))
 
 
 def load_quantized(directory: str | Path) -> QuantizedModel:
     """The converted model of a quantised checkpoint. Raises DataError when it is none or is damaged."""
+    return convert(*load_prepared(directory))
+
+
+def load_prepared(directory: str | Path) -> tuple[GraphModule, nn.Module]:
+    """The prepared graph of a quantised checkpoint, and the float model, with fresh weights, that it was traced from.
+
+    Raises DataError as ``load_quantized`` does.
+    """
     meta = checkpoint.load_meta(directory)
     if meta.stage != STAGE:
         raise DataError(
             f"{directory} is a {meta.stage} checkpoint, not a quantised one; run `edge-hands quantize` on it"
         )
     state = checkpoint.load_tensors(directory, checkpoint.MODEL, meta.step)
-    return rebuild(state, {"model": meta.model, "overrides": meta.overrides})
+    return _restore(state, {"model": meta.model, "overrides": meta.overrides})
+
+
+def _restore(state: dict[str, Tensor], config: dict) -> tuple[GraphModule, nn.Module]:
+    model = models.create(config["model"], **config.get("overrides", {})).eval()
+    graph = prepare(model)
+    try:
+        graph.load_state_dict(state)
+    except RuntimeError as error:
+        raise DataError(f"the tensors do not fit the quantised graph of {config['model']}: {error}") from error
+    return graph, model
 
 
 def activation_scales(graph: GraphModule) -> dict[tuple[float, int], int]:

@@ -18,8 +18,9 @@ from torchao.quantization.pt2e import (
 from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
-_LAYERS = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
-_RELUS = (torch.ops.aten.relu.default, torch.ops.aten.relu_.default)
+#: What is quantised, and what may be fused behind it.
+LAYERS = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
+RELUS = (torch.ops.aten.relu.default, torch.ops.aten.relu_.default)
 _FLOAT_CLASSES = ("FloatConv2d", "FloatLinear")
 
 #: Smallest scale: keeps a dead tensor's zero point finite.
@@ -51,7 +52,7 @@ class EdgeHandsQuantizer(Quantizer):
 
     def annotate(self, model: GraphModule) -> GraphModule:
         for node in model.graph.nodes:
-            if node.op == "call_function" and node.target in _LAYERS and not _stays_float(node):
+            if node.op == "call_function" and node.target in LAYERS and not _stays_float(node):
                 _annotate_layer(node)
         return model
 
@@ -62,7 +63,7 @@ class EdgeHandsQuantizer(Quantizer):
 def _annotate_layer(layer: Node) -> None:
     inputs = {layer.args[0]: ACTIVATION, layer.args[1]: WEIGHT}
     readers = list(layer.users)
-    relu = readers[0] if len(readers) == 1 and readers[0].target in _RELUS else None
+    relu = readers[0] if len(readers) == 1 and readers[0].target in RELUS else None
     layer.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(
         input_qspec_map=inputs, output_qspec=None if relu else ACTIVATION, _annotated=True
     )
