@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 
 import cv2
@@ -103,9 +104,11 @@ def test_the_file_holds_the_graphs_scales_and_weights(bundle, name, scan, tmp_pa
     quantise = torch.ops.quantized_decomposed.quantize_per_channel.default
     count = 0
     for node in graph.graph.find_nodes(op="call_function", target=quantise):
-        weight, scale, zero = (graph.get_parameter_or_buffer(argument.target) for argument in node.args[:3])
-        integers = quantise(weight.detach(), scale, zero, *node.args[3:]).numpy()
-        orders = (integers.transpose(0, 2, 3, 1), integers.transpose(1, 2, 3, 0))  # depth-wise weights lie turned
+        weight, scale, zero = (attrgetter(argument.target)(graph).detach() for argument in node.args[:3])
+        integers = quantise(weight, scale, zero, *node.args[3:]).numpy()
+        orders = [integers]  # of a linear; a depth-wise convolution's lie turned
+        if integers.ndim == 4:
+            orders = [integers.transpose(0, 2, 3, 1), integers.transpose(1, 2, 3, 0)]
         assert any(np.ascontiguousarray(order).tobytes() in content for order in orders), node.args[0].target
         assert scale.numpy().astype(np.float32).tobytes() in content, node.args[1].target
         count += 1
