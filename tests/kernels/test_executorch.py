@@ -64,7 +64,7 @@ def lower(module: torch.nn.Module, inputs: list, dynamic: dict | None = None):
 
 
 class Loaded:
-    """A program and its method, which reads the program's bytes."""
+    """A program and its method, which reads the program's bytes: keep it in a variable while it runs."""
 
     def __init__(self, content: bytes) -> None:
         from executorch.runtime import Runtime
@@ -114,7 +114,8 @@ def test_deformable_scans_agree_with_the_reference(loaded, name, rng):
     inputs = tensors(arrays, DEFORM_INPUTS)
     exact = [arrays[key].astype(np.float64) for key in DEFORM_INPUTS]
     int8 = reference.deformable_scan_int8(reference.quantize(arrays["x"], X), X, *exact[1:], *case.deform, Y)
-    found = Loaded(lower(Deformed(case), inputs).buffer).execute(inputs)
+    program = Loaded(lower(Deformed(case), inputs).buffer)
+    found = program.execute(inputs)
     check(found, reference.deformable_scan(*exact, *case.deform), int8)
 
 
@@ -167,8 +168,9 @@ def test_a_wrong_number_in_the_program_is_named(loaded, rng):
                 if getattr(value.val, kind, None) == old:
                     setattr(value.val, kind, new)
         content = bytes(serialize_pte_binary(PTEFile(program=program)))
+        spoilt = Loaded(content)
         with pytest.raises(RuntimeError, match="failed with error"):
-            Loaded(content).execute(inputs)
+            spoilt.execute(inputs)
         assert loaded.error().startswith(message)
 
 
