@@ -85,7 +85,7 @@ def test_a_video_gives_a_summary_json_and_a_video(edge_hands, tmp_path):
         (["photo.png", "--json", "photo.png"], "expected the name of a JSON file"),
         (["photo.png", "--json", "no/such/out.json"], "is not a folder: out.json cannot be written there"),
         (["photo.png", "--draw", "text.jpg"], "text.jpg is a file where a folder is needed"),
-        (["photo.png", "--runtime", "onnx"], "There is no runtime 'onnx'"),
+        (["photo.png", "--runtime", "warp"], "There is no runtime 'warp'"),
         (["97"], "camera 97 cannot be opened"),
     ],
 )
