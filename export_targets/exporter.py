@@ -56,15 +56,15 @@ def export_bundles(
     scan: str | None = None,
 ) -> Iterator[tuple[Device, gate.Report]]:
     """``export_bundle`` for several devices, by the folder of each one's bundle; what they share is made once."""
-    plans = {out: _plan(device, runtimes, scan) for out, device in devices.items()}
+    plans = {out: forms_of(device, runtimes, scan) for out, device in devices.items()}
     with tempfile.TemporaryDirectory(prefix="edge_hands_export_") as folder:
         forms = Forms(Path(source), Path(folder), data, count, step)
         for out, device in devices.items():
             yield device, _export(forms, device, out, plans[out])
 
 
-def _plan(device: Device, runtimes: tuple[str, ...], scan: str | None) -> list[tuple[str, str]]:
-    """Runtime and scan of every form of a device's bundle."""
+def forms_of(device: Device, runtimes: tuple[str, ...], scan: str | None) -> list[tuple[str, str]]:
+    """Runtime and scan, as ``Forms.get`` takes them, of every form of a device's bundle. Raises ExportError."""
     known = [name for name in device.runtimes if name in EXPORTERS]
     wanted, scan = runtimes or tuple(known[:1]), scan or device.scan
     if not wanted:

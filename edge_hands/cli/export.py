@@ -23,6 +23,10 @@ def command(
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Shards whose val samples the gate uses.")] = None,
     count: Annotated[int, typer.Option(min=1, help="Samples of the gate.")] = 200,
+    bisect: Annotated[
+        bool,
+        typer.Option("--bisect", help="Then name the first layer that each form computes otherwise than the graph."),
+    ] = False,
 ) -> None:
     """Export a quantised model for a device and check it: parity, coverage, size, latency. Exit code 1 when a limit is
     broken."""
@@ -41,6 +45,14 @@ def command(
         console.print(_summary(reports))
     else:
         console.print(_details(*reports[0]))
+    if bisect:
+        from edge_hands.export_targets.bisect import bisect_bundles
+
+        with err.status("bisecting") as status:
+            for form, finding in bisect_bundles(
+                model, targets.values(), tuple(runtime or ()), data, status.update, scan
+            ):
+                console.print(f"{form}: {finding}", markup=False, soft_wrap=True)
     broken = [(target, report) for target, report in reports if not report.passed]
     for target, report in broken:
         where = out / target.name if all_devices else out
