@@ -145,7 +145,7 @@ class _Search:
 
     def run(self, sweep: bool) -> Finding:
         self.nodes = candidates(self.model)
-        self.above = _dependencies(self.model.body.graph.nodes, set(self.nodes))
+        self.above, self.near = _dependencies(self.model.body.graph.nodes, set(self.nodes))
         self.step(f"the values of {len(self.nodes)} layers in the fake-quant graph")
         self.reference = gate.Reference.of(_in_torch(cut(self.model, self.nodes)), self.images)
         wrong = self._sweep() if sweep else None
@@ -187,7 +187,7 @@ class _Search:
 
     def _sources(self, name: str) -> set[str]:
         """The nodes that this one reads, with none between."""
-        return self.above[name].difference(*(self.above[other] for other in self.above[name]))
+        return self.near[name]
 
     def _measure_sources(self, name: str) -> None:
         self._measure([node for node in self.nodes if node in self._sources(name) and node not in self.found])
@@ -290,18 +290,20 @@ def describe(graph: torch.fx.Graph, name: str) -> Layer:
     return Layer(module, operator, source)
 
 
-def _dependencies(nodes: Iterable[Node], names: set[str]) -> dict[str, set[str]]:
-    """Name -> those of ``names`` that its value depends on, without itself."""
+def _dependencies(nodes: Iterable[Node], names: set[str]) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
+    """Name -> those of ``names`` that its value depends on, without itself; and those with none of them between."""
     above: dict[str, set[str]] = {}
+    near: dict[str, set[str]] = {}
     known: dict[Node, str] = {}  # each reader of an activation may have a dequantisation of its own: they are one
     for node in nodes:
-        above[node.name] = set()
+        above[node.name], near[node.name] = set(), set()
         if node.target is _DEQUANTIZE:
             known.setdefault(node.args[0], node.name)
         for other in node.all_input_nodes:
             name = known[other.args[0]] if other.target is _DEQUANTIZE else other.name
             above[node.name] |= above[other.name] | ({name} & names)
-    return {name: above[name] for name in names}
+            near[node.name] |= {name} if name in names else near[other.name]
+    return {name: above[name] for name in names}, {name: near[name] for name in names}
 
 
 def _in_torch(model: QuantizedModel) -> gate.Predictor:
