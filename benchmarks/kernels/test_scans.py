@@ -34,7 +34,16 @@ each_row = pytest.mark.parametrize("row", rows())
 def arguments(case: Case, op: str, rng: np.random.Generator, **options) -> tuple[list[np.ndarray], tuple[int, ...]]:
     inputs = case.inputs(rng, **options)
     deform = op == "deformable"
-    return [inputs[n] for n in (DEFORM_INPUTS if deform else SCAN_INPUTS)], case.deform if deform else ()
+    return [aligned(inputs[n]) for n in (DEFORM_INPUTS if deform else SCAN_INPUTS)], case.deform if deform else ()
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    """A copy that begins at a cache line, as the tensors of every runtime do, and numpy's need not."""
+    memory = np.empty(array.nbytes + 64, np.uint8)
+    begin = -memory.ctypes.data % 64
+    copy = memory[begin : begin + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 def measure(benchmark, case: Case, op: str, way: str, function, *args, rounds: int = 30) -> None:
