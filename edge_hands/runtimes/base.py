@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from edge_hands.bundle import Bundle, Variant
-from edge_hands.errors import BundleError
+from edge_hands.errors import BundleError, RuntimeUnavailable
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,22 @@ class Runtime(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release the model. The session calls it once."""
+
+
+def native_or_portable(bundle: Bundle, runtime: str, native: bool, library: str) -> Variant | None:
+    """The native form of a runtime's two if ``native``, which says whether ``library`` loads, else the portable one.
+
+    RuntimeUnavailable when the bundle has only a native form, which cannot run.
+    """
+    forms = {variant.scan: variant for variant in bundle.manifest.variants if variant.runtime == runtime}
+    if "native" in forms and native:
+        return forms["native"]
+    if "native" in forms and "portable" not in forms:
+        raise RuntimeUnavailable(
+            f"the bundle has only a native form, whose scans need {library}, which is not there or does not load: "
+            "install edge_hands with a C++ compiler at hand, or export with --scan both"
+        )
+    return forms.get("portable")
 
 
 def unreadable(bundle: Bundle, variant: Variant, runtime: str, error: Exception) -> BundleError:

@@ -16,7 +16,7 @@ import numpy as np
 
 from edge_hands.bundle import Bundle, Tensor, Variant
 from edge_hands.errors import BundleError, RuntimeUnavailable
-from edge_hands.runtimes.base import Availability, Runtime, RuntimeOptions, unreadable
+from edge_hands.runtimes.base import Availability, Runtime, RuntimeOptions, native_or_portable, unreadable
 
 #: Packages that hold an interpreter, the first that is installed is used: what pip calls them, and their module.
 _PACKAGES = {"ai-edge-litert": "ai_edge_litert", "tflite-runtime": "tflite_runtime"}
@@ -45,15 +45,7 @@ class LiteRT(Runtime):
     @classmethod
     def choose(cls, bundle: Bundle) -> Variant | None:
         """The native form where the delegate loads, else the portable one; RuntimeUnavailable if neither can run."""
-        forms = {variant.scan: variant for variant in bundle.manifest.variants if variant.runtime == cls.name}
-        if "native" in forms and _delegate_path() is not None:
-            return forms["native"]
-        if "native" in forms and "portable" not in forms:
-            raise RuntimeUnavailable(
-                "the bundle has only a native form, whose scans need libedge_hands_tflite.so, which is not there or "
-                "does not load: install edge_hands with a C++ compiler at hand, or export with --scan both"
-            )
-        return forms.get("portable")
+        return native_or_portable(bundle, cls.name, _delegate_path() is not None, "libedge_hands_tflite.so")
 
     @classmethod
     def load(cls, bundle: Bundle, variant: Variant, options: RuntimeOptions) -> LiteRT:
