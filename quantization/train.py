@@ -1,4 +1,4 @@
-"""The training loop of landmark models and detectors: AdamW, averaged weights, bf16 autocast, exact resume.
+"""The training loop of landmark models and detectors: Muon, averaged weights, bf16 autocast, exact resume.
 
 ``train`` runs until its budget of minutes or samples is spent or it is told to stop, and writes to its folder a
 checkpoint (see ``checkpoint.py``) and ``log.jsonl``: one line a report, with ``"event"`` "step", "validation",
@@ -30,6 +30,7 @@ from edge_hands.quantization.data.frames import FrameAugmentation, FrameBatches
 from edge_hands.quantization.data.pipeline import Loader, Position
 from edge_hands.quantization.data.shards import Pool
 from edge_hands.quantization.evaluate import evaluate, torch_predictor
+from edge_hands.quantization.optimisers import Optimisers
 from edge_hands.quantization.parallel import Replicas
 from edge_hands.quantization.sharpen import sharpen
 
@@ -37,8 +38,6 @@ from edge_hands.quantization.sharpen import sharpen
 MAX_SKIPPED = 20
 #: Training samples, and how many at a time, that set the batch-norm statistics of the averaged weights.
 CALIBRATION, CALIBRATION_BATCH = 512, 64
-#: Layers whose learning rate is scaled by ``Recipe.offset_lr``: where the deformable scan samples, and how strongly.
-_SAMPLING_LAYERS = ("offset", "weight_proj")
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,7 @@ class Run:
         self.task = TASKS[self.model.kind]
         self.weights = self.task.weights(**recipe.loss)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
-        self.optimiser = torch.optim.AdamW(_groups(self.model, recipe), lr=recipe.lr, fused=True)
+        self.optimisers = Optimisers(self.model, recipe.offset_lr, recipe.weight_decay)
         self.step, self.samples, self.seconds, self.skipped = 0, 0, 0.0, 0
         self.position, self.metrics = Position(), {}
         if resume:
@@ -205,16 +204,14 @@ class Run:
 
     def _train_step(self, arrays: dict, window: _Window) -> None:
         batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.lr * group["factor"]
-        self.optimiser.zero_grad()
+        self.optimisers.zero_grad()
         parts = self.replicas.backward(batch)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         self.samples += len(batch["image"])
         if not (parts["loss"].isfinite() and norm.isfinite()):
             self._skip(parts["loss"])
             return
-        self.optimiser.step()
+        self.optimisers.step(self.lr)
         self.step, self.skipped = self.step + 1, 0
         _average(self.average, self.model, min(self.recipe.ema, (1 + self.step) / (10 + self.step)))
         window.add({**parts, "gradient": norm})
@@ -279,10 +276,8 @@ class Run:
 
     def _save(self) -> None:
         self._calibrate()
-        names = {parameter: name for name, parameter in self.model.named_parameters()}
         state = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        for parameter, moments in self.optimiser.state.items():
-            state |= {f"optimiser.{key}.{names[parameter]}": tensor for key, tensor in moments.items()}
+        state |= {f"optimiser.{entry}": tensor for entry, tensor in self.optimisers.state().items()}
         state["rng"] = torch.get_rng_state()
         place = {"position": asdict(self.position), "seconds": self.seconds, "recipe": asdict(self.recipe)}
         meta = checkpoint.Meta(
@@ -302,13 +297,8 @@ class Run:
         state = checkpoint.load_tensors(self.out, checkpoint.RESUME, meta.step)
         weights = {n.removeprefix("model."): t for n, t in state.items() if n.startswith("model.")}
         checkpoint.restore(self.model, weights, self.out / checkpoint.RESUME)
-        for name, parameter in self.model.named_parameters():
-            keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"optimiser.{key}.{name}" in state]
-            moments = {key: state[f"optimiser.{key}.{name}"] for key in keys}
-            for key in ("exp_avg", "exp_avg_sq"):
-                if key in moments:  # in the parameter's own memory format, as the fused optimiser wants it
-                    moments[key] = torch.empty_like(parameter).detach().copy_(moments[key])
-            self.optimiser.state[parameter] = moments
+        prefix = "optimiser."
+        self.optimisers.restore({n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)})
         torch.set_rng_state(state["rng"])
         self.step, self.samples, self.metrics = meta.step, meta.samples, meta.metrics
         self.seconds, self.position = meta.resume["seconds"], Position(**meta.resume["position"])
@@ -334,18 +324,6 @@ class _Window:
         means = {name: round(float(value) / self.steps, 5) for name, value in self._sums.items()}
         speed = {"images_per_second": round(self.steps * batch / took, 1), "waiting": round(self.wait / took, 3)}
         return speed | means
-
-
-def _groups(model: nn.Module, recipe: Recipe) -> list[dict]:
-    """Parameter groups: weights decay, biases, norms and scan parameters do not; sampling layers learn slowly."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        slow = any(layer in name.split(".") for layer in _SAMPLING_LAYERS)
-        groups.setdefault((slow, name.endswith(".weight") and parameter.dim() > 1), []).append(parameter)
-    return [
-        dict(params=ps, factor=recipe.offset_lr if slow else 1.0, weight_decay=recipe.weight_decay if decays else 0.0)
-        for (slow, decays), ps in groups.items()
-    ]
 
 
 def _begin_with(model: nn.Module, recipe: Recipe, start: str | Path) -> None:
