@@ -27,6 +27,7 @@ from edge_hands.hand import Hand
 from edge_hands.hands import REFERENCE_SKELETON_LENGTH
 from edge_hands.images import View, check_frame, tiles, whole
 from edge_hands.session import Session
+from edge_hands.signing import PublicKey
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -126,12 +127,13 @@ class HandTracker:
     """Tracks hands through frames. A context manager; it belongs to one thread at a time.
 
     landmarks, detector: folders of bundles, or open sessions (then the caller closes them); None for the bundled ones.
-    runtime, threads: as in ``Session.open``. max_hands: of a frame, best first. hand_size: sum of the 20 bone lengths
-    in metres of this user, to which ``joints_xyz`` is scaled. detect_threshold, presence_threshold: probabilities
-    below which a candidate is no hand. confidence_threshold: mean confidence of the joints below which a new hand is
-    not believed. detect_every: while fewer than max_hands are tracked, look for more in every n-th frame. tiles:
-    views of a photograph beside the whole, (2, 3) for 2x2 and 3x3; None lets its size decide. smoothing: one-euro
-    settings for video, speeds in hand sizes per second; None for raw joints.
+    runtime, threads, public_key: as in ``Session.open``; with a key both bundles must be signed, and an open session,
+    whose bundle can no longer be checked, is refused. max_hands: of a frame, best first. hand_size: sum of the 20 bone
+    lengths in metres of this user, to which ``joints_xyz`` is scaled. detect_threshold, presence_threshold:
+    probabilities below which a candidate is no hand. confidence_threshold: mean confidence of the joints below which a
+    new hand is not believed. detect_every: while fewer than max_hands are tracked, look for more in every n-th frame.
+    tiles: views of a photograph beside the whole, (2, 3) for 2x2 and 3x3; None lets its size decide. smoothing:
+    one-euro settings for video, speeds in hand sizes per second; None for raw joints.
     """
 
     def __init__(
@@ -149,6 +151,7 @@ class HandTracker:
         detect_every: int = 5,
         tiles: Sequence[int] | None = None,
         smoothing: OneEuro | None = SMOOTHING,
+        public_key: PublicKey | None = None,
     ) -> None:
         if max_hands < 1 or detect_every < 1 or not hand_size > 0 or any(not 2 <= n <= 8 for n in tiles or ()):
             raise ValueError("max_hands and detect_every must be at least 1, hand_size positive, tiles from 2 to 8")
@@ -160,18 +163,31 @@ class HandTracker:
         self._busy = threading.Lock()
         self._opened: list[Session] = []
         try:
-            self.landmarks = self._open(landmarks, "landmarks", runtime, threads)
-            self.detector = self._open(detector, "detector", runtime, threads)
+            self.landmarks = self._open(landmarks, "landmarks", runtime, threads, public_key)
+            self.detector = self._open(detector, "detector", runtime, threads, public_key)
         except BaseException:
             self.close()
             raise
         self.reset()
 
-    def _open(self, source: str | os.PathLike[str] | Session | None, kind: str, runtime: str, threads: int) -> Session:
+    def _open(
+        self,
+        source: str | os.PathLike[str] | Session | None,
+        kind: str,
+        runtime: str,
+        threads: int,
+        public_key: PublicKey | None,
+    ) -> Session:
         session = source
         if source is None or isinstance(source, (str, os.PathLike)):
-            session = Session.open(bundled(kind) if source is None else source, runtime, threads)
+            folder = bundled(kind) if source is None else source
+            session = Session.open(folder, runtime, threads, public_key=public_key)
             self._opened.append(session)
+        elif public_key is not None:
+            raise BundleError(
+                f"{source.manifest.name} is an open session, whose signature a tracker cannot check: give its folder, "
+                "or open both sessions with Session.open(..., public_key=...) and the tracker without a key."
+            )
         manifest = session.manifest
         if manifest.kind != kind:
             raise BundleError(f"{manifest.name} is a {manifest.kind} model where a {kind} model is needed.")

@@ -21,10 +21,13 @@ def command(
     draw: Annotated[Path | None, typer.Option(metavar="DIR", help="Write annotated pictures, or a video.")] = None,
     landmarks: Annotated[Path | None, typer.Option(metavar="DIR", help="Bundle of the landmark model.")] = None,
     detector: Annotated[Path | None, typer.Option(metavar="DIR", help="Bundle of the detector.")] = None,
-    runtime: Annotated[str, typer.Option(help="litert, torch, or auto: the first that works here.")] = "auto",
+    runtime: Annotated[str, typer.Option(help="A runtime by its name, or auto: the first that works here.")] = "auto",
     threads: Annotated[int, typer.Option(min=1, max=256, help="CPU threads of a model.")] = 1,
     max_hands: Annotated[int, typer.Option(min=1, max=64, help="Hands in a frame at most.")] = 2,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many frames.")] = None,
+    public_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Take only bundles signed with this key, a PEM file.")
+    ] = None,
 ) -> None:
     """Find the hands in SOURCE and print where they are and how long that took.
 
@@ -38,7 +41,7 @@ def command(
     opened = open_source(source)
     screen = console.err if json == "-" else console.out
     with console.no_chatter():
-        tracker = HandTracker(landmarks, detector, runtime, threads, max_hands)
+        tracker = HandTracker(landmarks, detector, runtime, threads, max_hands, public_key=public_key)
     with tracker:
         written = outputs.JsonOutput(json, source, opened, tracker) if json else None
         moving = opened.kind in ("video", "camera")

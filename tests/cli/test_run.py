@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
+from .conftest import BUNDLES
+
 
 def test_a_photograph_gives_json_and_an_annotated_copy(edge_hands, photo, tmp_path):
     done = edge_hands("run", photo, "--json", "out.json", "--draw", "drawn", models=True)
@@ -113,3 +115,23 @@ def test_bundles_that_are_wrong(called, photo, tmp_path):
     code, _, err = called("run", photo, "--landmarks", tmp_path)
     assert code == 2
     assert "manifest.json is missing" in err
+
+
+def test_with_a_public_key_both_bundles_must_be_signed(called, photo, tmp_path):
+    pytest.importorskip("cryptography")
+    from edge_hands import signing
+
+    public = signing.new_key(tmp_path / "maker.pem")
+    names = {"--landmarks": "test_dfmamba", "--detector": "test_detector"}
+    copies = {option: shutil.copytree(BUNDLES / name, tmp_path / name) for option, name in names.items()}
+    command = ["run", photo, "--public-key", public, *(word for pair in copies.items() for word in pair)]
+    signing.sign(copies["--landmarks"], tmp_path / "maker.pem")
+    code, _, err = called(*command)
+    assert code == 2
+    assert "test_detector is not signed: it has no manifest.sig" in err
+    assert len(err.strip().splitlines()) == 1
+    signing.sign(copies["--detector"], tmp_path / "maker.pem")
+    assert called(*command)[0] == 0
+    code, _, err = called("run", photo, "--public-key", "nowhere.pub")
+    assert code == 2
+    assert "nowhere.pub cannot be read" in err

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("cryptography")
@@ -16,6 +18,7 @@ from edge_hands import bundle as bundles  # noqa: E402
 from edge_hands import signing  # noqa: E402
 from edge_hands.errors import BundleError, DataError  # noqa: E402
 from edge_hands.session import Session  # noqa: E402
+from edge_hands.tracker import HandTracker  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +178,32 @@ def test_what_is_not_a_key_is_refused(signed: Path, keys: tuple[Path, Path], tmp
     pem = other.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     with pytest.raises(DataError, match="another kind: expected Ed25519"):
         signing.verify(signed, pem)
+
+
+def test_a_tracker_wants_both_of_its_bundles_signed(
+    keys: tuple[Path, Path], real_bundles: Path, tmp_path: Path
+) -> None:
+    landmarks, detector = (
+        Path(shutil.copytree(real_bundles / name, tmp_path / name)) for name in ("test_dfmamba", "test_detector")
+    )
+    for signed, unsigned in ((landmarks, detector), (detector, landmarks)):
+        signing.sign(signed, keys[0])
+        with pytest.raises(BundleError, match=f"{unsigned.name} is not signed: it has no manifest.sig"):
+            HandTracker(landmarks, detector, public_key=keys[1])
+        signing.sign(unsigned, keys[0])
+        with HandTracker(landmarks, detector, public_key=keys[1].read_bytes()) as tracker:
+            assert tracker.track(np.zeros((64, 64, 3), np.uint8)) == []
+        (unsigned / "manifest.sig").unlink()
+        (signed / "manifest.sig").unlink()
+    with pytest.raises(BundleError, match="bundled.landmarks is not signed"):
+        HandTracker(public_key=keys[1])
+
+
+def test_a_tracker_cannot_check_an_open_session(keys: tuple[Path, Path], real_bundles: Path) -> None:
+    with Session.open(real_bundles / "test_dfmamba") as session:
+        with pytest.raises(BundleError, match="test_dfmamba is an open session, .* give its folder"):
+            HandTracker(session, real_bundles / "test_detector", public_key=keys[1])
+        session.run({"image": np.zeros((1, 64, 64, 3), np.float32)})  # still its caller's
 
 
 def test_without_the_package_it_says_what_to_install(signed: Path, keys: tuple[Path, Path]) -> None:
