@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from edge_hands.errors import DataError
+from edge_hands.quantization.data.synthetic.skin import skin_color
 
 #: Pictures inside scikit-image without bare hands (the astronaut's portrait is a face to learn from).
 _PICTURES = ("astronaut", "brick", "chelsea", "coffee", "coins", "grass", "gravel", "motorcycle_left", "rocket")
@@ -23,6 +24,18 @@ class Panorama:
 
     image: np.ndarray
     irradiance: np.ndarray
+
+
+@dataclass(frozen=True)
+class BackgroundConfig:
+    """Shares of the kinds of background (what is left of 1 is patterns) and what else lies about."""
+
+    wall: float = 0.20  # plain, softly lit
+    panorama: float = 0.30
+    picture: float = 0.22
+    shapes: float = 0.16  # sharp edges: shelves, stripes, tiles
+    clutter: float = 1.0  # mean number of ellipses, bars, polygons
+    skin: float = 0.18  # a face or an arm
 
 
 class Backgrounds:
@@ -49,19 +62,27 @@ class Backgrounds:
             pano.image, u.astype(np.float32), v.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP
         )
 
-    def sample(self, rng: np.random.Generator, pano: Panorama, world: np.ndarray, size: int) -> np.ndarray:
+    def sample(
+        self, rng: np.random.Generator, pano: Panorama, world: np.ndarray, size: int, config: BackgroundConfig
+    ) -> np.ndarray:
         """A background (size, size, 3) uint8 for a scene that ``pano`` lights."""
-        kind = rng.random()
-        if kind < 0.45:
+        kind = rng.random() - config.wall
+        if kind < 0:
+            image = _wall(rng, size)
+        elif (kind := kind - config.panorama) < 0:
             image = self.panorama_view(pano, world, rng.uniform(0.6, 1.7), size)
-        elif kind < 0.75:
+        elif (kind := kind - config.picture) < 0:
             image = self._picture(rng, size)
+        elif (kind := kind - config.shapes) < 0:
+            image = _shapes(rng, size)
         else:
             image = _pattern(rng, size)
-        gain = rng.uniform(0.5, 1.3) * rng.uniform(0.85, 1.15, 3)
-        image = np.ascontiguousarray((image * gain + rng.uniform(-30, 30)).clip(0, 255).astype(np.uint8))
-        for _ in range(rng.poisson(1.7)):
+        gain = rng.uniform(0.6, 1.3) * rng.uniform(0.88, 1.12, 3)
+        image = np.ascontiguousarray((image * gain + rng.uniform(-25, 25)).clip(0, 255).astype(np.uint8))
+        for _ in range(rng.poisson(config.clutter)):
             draw_clutter(rng, image, skin_like=rng.random() < 0.3)
+        if rng.random() < config.skin:
+            draw_person(rng, image, close=True) if rng.random() < 0.6 else draw_limb(rng, image)
         if rng.random() < 0.4:
             image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 2.5))
         return image
@@ -77,7 +98,8 @@ class Backgrounds:
 def draw_clutter(rng: np.random.Generator, image: np.ndarray, skin_like: bool, largest: float = 1.0) -> None:
     """One ellipse, bar or polygon drawn into ``image`` (S, S, 3) in place."""
     size = image.shape[0]
-    color = skin_color(rng) * 255 * rng.uniform(0.5, 1.1) if skin_like else rng.integers(0, 256, 3)
+    tone = rng.uniform(0, 255) + rng.uniform(-130, 130, 3) * rng.random()
+    color = skin_color(rng) * 255 * rng.uniform(0.5, 1.1) if skin_like else tone
     color = [int(c) for c in np.clip(color, 0, 255)]
     center, radius = rng.uniform(-0.1, 1.1, 2) * size, rng.uniform(0.04, 0.4) * size * largest
     kind = rng.random()
@@ -95,10 +117,29 @@ def draw_clutter(rng: np.random.Generator, image: np.ndarray, skin_like: bool, l
         cv2.fillPoly(image, [corners.astype(np.int32)], color, cv2.LINE_AA)
 
 
-def draw_person(rng: np.random.Generator, image: np.ndarray) -> None:
+def draw_limb(rng: np.random.Generator, image: np.ndarray) -> None:
+    """A rounded stretch of skin, lit from one side, drawn into ``image`` in place: an arm, a leg, a neck."""
+    size = image.shape[0]
+    skin = np.clip(skin_color(rng), 0, 1) * rng.uniform(0.5, 1.05)
+    turn, width = rng.uniform(0, np.pi), rng.uniform(0.08, 0.4) * size
+    axis = np.arange(size, dtype=np.float32)
+    x, y = axis[None] - rng.uniform(0.1, 0.9) * size, axis[:, None] - rng.uniform(0.1, 0.9) * size
+    along, across = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
+    half = width / 2 * (1 + rng.uniform(-0.3, 0.3) * along / size)
+    q = across / np.maximum(half, 1)
+    alpha = np.clip((1 - np.abs(q)) * half / 1.5, 0, 1)
+    if rng.random() < 0.6:  # it ends somewhere
+        alpha *= np.clip((along + rng.uniform(0, 0.3) * size) / 2, 0, 1)
+    shade = 1 - rng.uniform(0.2, 0.7) * np.clip(q * rng.choice((-1, 1)) * 0.5 + 0.3 * q * q, 0, 1)
+    color = skin * 255 * shade[..., None]
+    image[:] = (image + (color - image) * alpha[..., None]).clip(0, 255)
+
+
+def draw_person(rng: np.random.Generator, image: np.ndarray, close: bool = False) -> None:
     """A head with hair, eyes and mouth on shoulders, drawn into ``image`` in place: skin that is not a hand."""
     size = image.shape[0]
-    center, height = rng.uniform(0.1, 0.9, 2) * size, rng.uniform(0.08, 0.35) * size
+    center = rng.uniform(0.1, 0.9, 2) * size
+    height = (rng.uniform(0.3, 0.9) if close else rng.uniform(0.08, 0.35)) * size
     width = height * rng.uniform(0.68, 0.85)
     skin = np.clip(skin_color(rng), 0, 1) * rng.uniform(0.6, 1.05)
     layer = image.copy()
@@ -129,23 +170,49 @@ def _shade(color: np.ndarray) -> list[int]:
     return [int(c * 255) for c in np.clip(color, 0, 1)]
 
 
-_SKIN = np.array(
-    [
-        [0.93, 0.76, 0.66],
-        [0.87, 0.67, 0.55],
-        [0.76, 0.56, 0.43],
-        [0.60, 0.41, 0.30],
-        [0.42, 0.27, 0.19],
-        [0.27, 0.17, 0.12],
-    ]
-)
+def _wall(rng: np.random.Generator, size: int) -> np.ndarray:
+    """A plain surface: nearly white, grey, beige or any colour, unevenly lit, with a faint texture."""
+    kind = rng.random()
+    if kind < 0.6:
+        color = rng.uniform(110, 255) + rng.normal(0, 8, 3)
+    elif kind < 0.75:
+        color = skin_color(rng) * 255 * rng.uniform(0.7, 1.1)  # wood, cardboard: skin-like
+    elif kind < 0.85:
+        color = np.full(3, rng.uniform(0, 60)) + rng.normal(0, 5, 3)
+    else:
+        color = rng.uniform(30, 230) + rng.uniform(-70, 70, 3) * rng.random()
+    axis = np.linspace(-1, 1, size, dtype=np.float32)
+    slope, bow, spot = rng.normal(0, 0.12, 2), rng.normal(-0.05, 0.1), rng.normal(0, 0.4, 2)
+    light = 1 + slope[0] * axis[None] + slope[1] * axis[:, None]
+    light = light + bow * ((axis[None] - spot[0]) ** 2 + (axis[:, None] - spot[1]) ** 2)
+    rough = rng.normal(0, rng.uniform(0, 0.03), (size // 2, size // 2)).astype(np.float32)
+    light = light + cv2.resize(rough, (size, size))
+    return (light[..., None] * color).clip(0, 255)
 
 
-def skin_color(rng: np.random.Generator) -> np.ndarray:
-    """A skin tone (3,) in sRGB [0, 1], from light to dark."""
-    tone = rng.beta(1.1, 1.5) * (len(_SKIN) - 1)
-    low = min(int(tone), len(_SKIN) - 2)
-    return (_SKIN[low] * (1 + low - tone) + _SKIN[low + 1] * (tone - low)) * rng.normal(1, 0.05, 3)
+def _shapes(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Rectangles, stripes and circles with sharp edges and few colours, as of shelves, screens, tiles and clothes."""
+    palette = rng.uniform(0, 255, (5, 1)) + rng.uniform(-110, 110, (5, 3)) * rng.random()
+    image = np.empty((size, size, 3), np.float32)
+    image[:] = palette[0]
+    if rng.random() < 0.4:  # stripes or checks
+        period = rng.uniform(4, 40)
+        axis = np.arange(size)
+        turn = rng.uniform(0, np.pi)
+        wave = np.sin((axis[None] * np.cos(turn) + axis[:, None] * np.sin(turn)) * 2 * np.pi / period)
+        if rng.random() < 0.5:
+            wave = wave * np.sin((axis[None] * -np.sin(turn) + axis[:, None] * np.cos(turn)) * 2 * np.pi / period)
+        image[wave > rng.uniform(-0.5, 0.5)] = palette[1]
+    for _ in range(rng.integers(5, 40)):
+        color = (palette[rng.integers(5)] * rng.uniform(0.6, 1.2)).tolist()
+        x, y = rng.uniform(-0.1, 1, 2) * size
+        w, h = np.exp(rng.uniform(np.log(2), np.log(size * 0.5), 2))
+        if rng.random() < 0.75:
+            cv2.rectangle(image, (int(x), int(y)), (int(x + w), int(y + h)), color, -1)
+        else:
+            cv2.circle(image, (int(x), int(y)), int(w / 2) + 1, color, int(rng.choice((-1, 2))), cv2.LINE_AA)
+    turned = cv2.getRotationMatrix2D((size / 2, size / 2), rng.normal(0, 25), 1.35)
+    return cv2.warpAffine(image, turned, (size, size), borderMode=cv2.BORDER_REFLECT)
 
 
 def _pattern(rng: np.random.Generator, size: int) -> np.ndarray:

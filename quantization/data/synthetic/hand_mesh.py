@@ -14,6 +14,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from edge_hands.errors import DataError
+from edge_hands.quantization.data.synthetic import skin as skin_maps
 
 _PHALANGES = ("metacarpal", "phalanx-proximal", "phalanx-intermediate", "phalanx-distal", "tip")
 WEBXR_JOINTS: tuple[str, ...] = (
@@ -33,7 +34,8 @@ _WRIST_OFFSET = np.array([-0.009, -0.006, -0.013])
 _ARM_Z = np.array([0.0, 0.02, 0.08, 0.30])
 _ARM_HALF_WIDTH = np.array([0.022, 0.0265, 0.029, 0.044])
 _ARM_HALF_THICKNESS = np.array([0.0155, 0.0185, 0.022, 0.038])
-_ARM_RINGS, _ARM_SEGMENTS = 14, 18
+_ARM_RINGS, _ARM_START = 14, 0.026
+_LID_UV = (0.3, 0.22)  # the island of the texture that closes the wrist
 
 
 @dataclass(frozen=True)
@@ -46,70 +48,109 @@ class PosedHand:
     wrist: np.ndarray
 
 
-class HandMesh:
-    """Rest mesh of a right hand with forearm.
+@dataclass(frozen=True)
+class RestHand:
+    """A right hand at rest: ``vertices``, ``normals`` (V, 3); ``uv`` (V, 2), of the arm from u = 2 on; ``arm`` (V,)
+    metres from the wrist towards the elbow; ``skin`` (V, 26) weights of the joints."""
 
-    ``faces`` (F, 3); ``rest`` (V, 3) rest positions (the skin's texture space); ``palm`` (V,) 1 on the palm,
-    -1 on the back; ``nail`` (V,) 1 on nails; ``arm`` (V,) metres from the wrist towards the elbow.
-    """
+    vertices: np.ndarray
+    normals: np.ndarray
+    uv: np.ndarray
+    arm: np.ndarray
+    skin: np.ndarray
+
+
+class HandMesh:
+    """Rest mesh of a right hand with forearm: ``faces`` (F, 3), outside counter-clockwise; ``palm`` (V,) 1 on the
+    palm, -1 on the back; ``texels`` the rest geometry over the texture."""
 
     def __init__(self, assets: Path):
         path = assets / "@webxr-input-profiles/assets/dist/profiles/generic-hand/right.glb"
         if not path.is_file():
             raise DataError(f"Hand mesh {path} not found. Run `make assets` (npm) or pass --assets.")
-        vertices, normals, faces, skin, bind, inverse_bind = _read_glb(path)
+        vertices, normals, uv, faces, skin, bind, inverse_bind = _read_glb(path)
         self._bind = bind
         self._inverse_bind = np.concatenate([inverse_bind, inverse_bind[:1]])
         self._local = np.stack([b if p < 0 else np.linalg.inv(bind[p]) @ b for b, p in zip(bind, _PARENTS[:25])])
-        local = (vertices - bind[0, :3, 3]) @ bind[0, :3, :3]
+        axes, origin = bind[0, :3, :3], bind[0, :3, 3]
+        local = (vertices - origin) @ axes
         # Skin behind the wrist follows the forearm, blended over 23 mm.
         blend = np.clip((local[:, 2] + 0.008) / 0.023, 0, 1)
         blend = blend * blend * (3 - 2 * blend)
         skin = np.c_[skin, skin[:, 0] * blend]
         skin[:, 0] *= 1 - blend
-        self._arm_ring = np.array(
-            [(np.cos(a), np.sin(a)) for a in np.arange(_ARM_SEGMENTS) / _ARM_SEGMENTS * 2 * np.pi]
-        )
-        arm_vertices = _ARM_RINGS * _ARM_SEGMENTS
-        self._skin = np.r_[skin, np.tile(np.eye(26)[FOREARM], (arm_vertices, 1))].astype(np.float32)
-        self.faces = np.r_[faces, _tube_faces(_ARM_RINGS, _ARM_SEGMENTS) + len(vertices)].astype(np.int32)
-        self._vertices, self._normals = vertices, normals
-        self._hand_arm = local[:, 2]
-        wrist_normals = normals @ bind[0, :3, :3]
-        self.palm = np.r_[-wrist_normals[:, 1], np.zeros(arm_vertices)]
-        self.nail = np.r_[self._nails(vertices, normals), np.zeros(arm_vertices)]
+        lid = (uv < _LID_UV).all(1)  # the flat face that closes the wrist gives way to the forearm
+        faces = faces[~lid[faces].all(1)]
+        loop = _loop(vertices, faces, local)
+        loop = np.r_[loop, loop[0]]  # a seam, for the texture
+        self._loop, self._loop_normals = local[loop], normals[loop] @ axes
+        self._skin, self._arm_weights = skin.astype(np.float32), skin[loop]
+        columns = len(loop)
+        tube = _tube_faces(_ARM_RINGS, columns) + len(vertices)
+        end = len(vertices) + _ARM_RINGS * columns
+        cap = [(end, end - columns + k, end - columns + k + 1) for k in range(columns - 1)]
+        self.faces = np.r_[faces, tube, cap].astype(np.int32)
+        self._vertices, self._normals, self._hand_arm = vertices, normals, local[:, 2]
+        arm_vertices = _ARM_RINGS * columns + 1
+        self._uv = uv
+        self.palm = np.r_[-normals @ axes[:, 1], np.tile(-self._loop_normals[:, 1], _ARM_RINGS), 0.0]
+        assert len(self.palm) == len(vertices) + arm_vertices
+        self.texels = skin_maps.texels(uv, faces, vertices, normals)
 
-    def _nails(self, vertices: np.ndarray, normals: np.ndarray) -> np.ndarray:
-        nail = np.zeros(len(vertices))
-        for tip in _TIP_EXTENSION:
-            frame = self._bind[tip]
-            p, n = (vertices - frame[:3, 3]) @ frame[:3, :3], normals @ frame[:3, :3]
-            on = (np.abs(p[:, 0]) < 0.0065) & (p[:, 2] > -0.009) & (p[:, 2] < 0.004)
-            nail[on & (n[:, 1] > 0.45) & (np.abs(p[:, 1]) < 0.012)] = 1
-        return nail
+    def atlases(self) -> list[np.ndarray]:
+        """Maps (S, S, 4) uint8 of creases, veins, nails and flushes, one a person (see ``skin``)."""
+        return skin_maps.atlases(self.texels, self._bind, _TIP_EXTENSION)
 
-    def arm(self, sleeve: float, widen: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rest vertices and normals (V, 3) and distance to the wrist (V,) with a sleeve from ``sleeve`` metres on."""
-        edge = min(sleeve, 0.29)
-        z = np.sort(np.r_[np.linspace(0.004, 0.30, _ARM_RINGS - 2), edge, edge + 0.001])
-        grow = np.where(z > sleeve, widen, 1.0)
-        rx, ry = np.interp(z, _ARM_Z, _ARM_HALF_WIDTH) * grow, np.interp(z, _ARM_Z, _ARM_HALF_THICKNESS) * grow
-        ring = self._arm_ring
-        tube = np.stack(
-            [
-                0.001 + rx[:, None] * ring[:, 0],
-                ry[:, None] * ring[:, 1],
-                np.broadcast_to(z[:, None], (len(z), len(ring))),
-            ],
-            axis=-1,
-        ).reshape(-1, 3)
-        normals = np.tile(np.c_[ring, np.zeros(len(ring))], (len(z), 1))
+    def arm(self, sleeve: float, widen: float) -> RestHand:
+        """The rest hand with a sleeve from ``sleeve`` metres on, ``widen`` times as thick as the arm."""
+        edge = np.clip(sleeve, _ARM_START + 0.002, 0.29)
+        z = np.sort(np.r_[np.linspace(_ARM_START, 0.30, _ARM_RINGS - 3), edge, edge + 0.001])
+        grow = np.where(z > sleeve, widen, 1.0)[:, None]
+        rx, ry = np.interp(z, _ARM_Z, _ARM_HALF_WIDTH)[:, None], np.interp(z, _ARM_Z, _ARM_HALF_THICKNESS)[:, None]
+        # From the hand's own outline to an ellipse.
+        turn = np.arctan2(self._loop[:, 1] / 1.06, self._loop[:, 0])
+        w = np.clip((z - _ARM_START) / 0.05, 0, 1)[:, None]
+        w = w * w * (3 - 2 * w)
+        x = (self._loop[:, 0] * (1 - w) + (0.001 + rx * np.cos(turn)) * w) * grow
+        y = (self._loop[:, 1] * (1 - w) + ry * np.sin(turn) * w) * grow
+        tube = np.stack([x, y, np.broadcast_to(z[:, None], x.shape)], -1)
+        tube = np.concatenate([self._loop[None], tube])
+        radial = np.stack([np.cos(turn) / rx, np.sin(turn) / ry, np.zeros_like(x)], -1)
+        radial /= np.linalg.norm(radial, axis=-1, keepdims=True)
+        normals = self._loop_normals * (1 - w[..., None]) + radial * w[..., None]
+        normals = np.concatenate([self._loop_normals[None], normals])
+        weights = self._arm_weights * (1 - w[..., None]) + np.eye(26)[FOREARM] * w[..., None]
+        weights = np.concatenate([self._arm_weights[None], weights])
+        around = np.arange(x.shape[1]) / (x.shape[1] - 1)
+        uv = np.stack([np.broadcast_to(2 + 0.5 * around, tube.shape[:2]), tube[..., 2] * 2.5], -1)
+        tail = tube[-1].mean(0)
         axes, origin = self._bind[0, :3, :3], self._bind[0, :3, 3]
-        return (
-            np.r_[self._vertices, tube @ axes.T + origin],
-            np.r_[self._normals, normals @ axes.T],
-            np.r_[self._hand_arm, tube[:, 2]],
+        return RestHand(
+            np.r_[self._vertices, np.r_[tube.reshape(-1, 3), tail[None]] @ axes.T + origin],
+            np.r_[self._normals, np.r_[normals.reshape(-1, 3), [[0, 0, 1.0]]] @ axes.T],
+            np.r_[self._uv, uv.reshape(-1, 2), uv[-1, :1]],
+            np.r_[self._hand_arm, tube[..., 2].ravel(), tail[2]],
+            np.r_[self._skin, weights.reshape(-1, 26), np.eye(26)[FOREARM:]].astype(np.float32),
         )
+
+    @staticmethod
+    def arm_size(along: float) -> tuple[float, float]:
+        """Half width and half thickness ``along`` metres from the wrist."""
+        return float(np.interp(along, _ARM_Z, _ARM_HALF_WIDTH)), float(np.interp(along, _ARM_Z, _ARM_HALF_THICKNESS))
+
+    def thumbs(self, palm: np.ndarray, angles: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        """Thumb joints (N, 4, 3), base to tip, for ``angles`` (N, 3, 3) of its joints and the wrist's frame (4, 4)."""
+        turns = Rotation.from_euler("xyz", angles.reshape(-1, 3)).as_matrix().reshape(*angles.shape[:2], 3, 3)
+        frame, points = np.broadcast_to(palm, (len(angles), 4, 4)), []
+        for k in range(4):
+            local = self._local[k + 1].copy()
+            local[:3, 3] *= scale[k]
+            frame = frame @ local
+            points.append(frame[:, :3, 3])
+            if k < 3:
+                frame = frame.copy()
+                frame[:, :3, :3] = frame[:, :3, :3] @ turns[:, k]
+        return np.stack(points, 1)
 
     def kinematics(self, angles: np.ndarray, scale: np.ndarray) -> np.ndarray:
         """Global joint frames (26, 4, 4) for Euler ``angles`` (26, 3) xyz and per-joint ``scale`` (26, 3)."""
@@ -127,15 +168,15 @@ class HandMesh:
         frames[FOREARM, :3, :3] = frames[0, :3, :3] @ turns[FOREARM]
         return frames
 
-    def pose(self, frames: np.ndarray, scale: np.ndarray, rest: np.ndarray, normals: np.ndarray) -> PosedHand:
-        """Linear blend skinning of ``rest``/``normals`` (V, 3) by joint ``frames`` (26, 4, 4) and ``scale`` (26, 3)."""
+    def pose(self, frames: np.ndarray, scale: np.ndarray, rest: RestHand) -> PosedHand:
+        """Linear blend skinning of ``rest`` by joint ``frames`` (26, 4, 4) and ``scale`` (26, 3)."""
         stretch = np.zeros((26, 4, 4))
         stretch[:, [0, 1, 2], [0, 1, 2]] = scale
         stretch[:, 3, 3] = 1
         transforms = (frames @ stretch @ self._inverse_bind).reshape(26, 16).astype(np.float32)
-        blended = (self._skin @ transforms).reshape(-1, 4, 4)
-        vertices = np.einsum("nij,nj->ni", blended[:, :3, :3], rest.astype(np.float32)) + blended[:, :3, 3]
-        turned = np.einsum("nij,nj->ni", blended[:, :3, :3], normals.astype(np.float32))
+        blended = (rest.skin @ transforms).reshape(-1, 4, 4)
+        vertices = np.einsum("nij,nj->ni", blended[:, :3, :3], rest.vertices.astype(np.float32)) + blended[:, :3, 3]
+        turned = np.einsum("nij,nj->ni", blended[:, :3, :3], rest.normals.astype(np.float32))
         return PosedHand(vertices, turned, self._joints(frames, scale), frames[0, :3, :3])
 
     @staticmethod
@@ -169,7 +210,8 @@ def _read_glb(path: Path) -> tuple[np.ndarray, ...]:
         bind[order[slot], :3, :3] = Rotation.from_quat(joint.rotation).as_matrix()
         bind[order[slot], :3, 3] = joint.translation
         inverse_bind[order[slot]] = matrices[slot]
-    return vertices, normals, faces, weights, bind, inverse_bind
+    uv = _accessor(gltf, attributes.TEXCOORD_0).astype(np.float64)
+    return vertices, normals, uv, faces, weights, bind, inverse_bind
 
 
 _COMPONENT = {5121: np.uint8, 5123: np.uint16, 5125: np.uint32, 5126: np.float32}
@@ -189,10 +231,23 @@ def _accessor(gltf, index: int) -> np.ndarray:
     return np.ascontiguousarray(rows).view(dtype)
 
 
-def _tube_faces(rings: int, segments: int) -> np.ndarray:
+def _loop(vertices: np.ndarray, faces: np.ndarray, local: np.ndarray) -> np.ndarray:
+    """Vertices round the open wrist, by angle in the wrist frame."""
+    _, same = np.unique(vertices.round(6), axis=0, return_inverse=True)
+    same = same.ravel()
+    edges = np.sort(np.concatenate([same[faces[:, [0, 1]]], same[faces[:, [1, 2]]], same[faces[:, [2, 0]]]]), axis=1)
+    edges, count = np.unique(edges, axis=0, return_counts=True)
+    rim = np.unique(edges[count == 1])
+    used = np.unique(faces)
+    loop = np.array([used[np.flatnonzero(same[used] == r)[0]] for r in rim])
+    return loop[np.argsort(np.arctan2(local[loop, 1], local[loop, 0]))]
+
+
+def _tube_faces(rings: int, columns: int) -> np.ndarray:
+    """Triangles (F, 3) between rings of ``columns`` vertices of which the last repeats the first."""
     quads = []
     for ring in range(rings - 1):
-        for k in range(segments):
-            a, b = ring * segments + k, ring * segments + (k + 1) % segments
-            quads += [(a, b, a + segments), (b, b + segments, a + segments)]
+        for k in range(columns - 1):
+            a, b = ring * columns + k, ring * columns + k + 1
+            quads += [(a, b, a + columns), (b, b + columns, a + columns)]
     return np.array(quads)

@@ -2,9 +2,12 @@
 
 Flexion is positive here (turned to the mesh's negative X at the end). Limits follow the usual ranges of motion:
 MCP -25..92 degrees, PIP -6..110, DIP -15..75, abduction +-20 that vanishes with flexion; DIP follows PIP.
+Fingers bend together or apart by *family*; the thumb either rests, opposes or touches a fingertip.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,6 +16,24 @@ from edge_hands.quantization.data.synthetic.hand_mesh import FOREARM, HandMesh
 _FINGER_BASES = (5, 10, 15, 20)
 #: Metacarpals of ring and little finger give a little when the fist closes.
 _METACARPAL_GIVE = (0.0, 0.0, 0.06, 0.12)
+#: Distance between the tip joints of two fingertips that touch, metres.
+_TOUCH = 0.011
+_THUMBS = 48  # candidates of which one is chosen
+
+
+@dataclass(frozen=True)
+class PoseShares:
+    """How often each family of finger poses is drawn; what is left of 1 is four fingers drawn independently."""
+
+    together: float = 0.22  # open hand to fist, all fingers alike
+    signs: float = 0.22  # each finger open or closed: counting, pointing
+    hooked: float = 0.12  # straight knuckles, strongly bent middle joints: claws, hooks
+    fist: float = 0.10
+    pinch: float = 0.20  # a fingertip meets the thumb
+    grip: float = 0.0  # round something (held objects ask for it)
+
+
+GRIP = PoseShares(0.08, 0, 0.07, 0, 0.15, 0.7)
 
 
 def random_shape(rng: np.random.Generator) -> np.ndarray:
@@ -35,34 +56,53 @@ def random_shape(rng: np.random.Generator) -> np.ndarray:
     return np.clip(scale, 0.7, 1.45) * size
 
 
-def random_pose(rng: np.random.Generator, mesh: HandMesh, scale: np.ndarray) -> np.ndarray:
+def random_pose(
+    rng: np.random.Generator, mesh: HandMesh, scale: np.ndarray, shares: PoseShares | None = None
+) -> np.ndarray:
     """Euler angles (26, 3) of a pose whose thumb does not run through a finger."""
     angles = np.zeros((26, 3))
-    _pose_fingers(rng, angles)
+    touched = _pose_fingers(rng, angles, shares or PoseShares())
     angles[FOREARM] = rng.normal(0, 0.45), rng.normal(0, 0.2), rng.normal(0, 0.3)
-    for _ in range(12):
-        _pose_thumb(rng, angles)
-        if not _thumb_collides(mesh.kinematics(angles, scale)[:25, :3, 3]):
-            break
+    _pose_thumb(rng, angles, mesh, scale, touched)
     return angles
 
 
-def _pose_fingers(rng: np.random.Generator, angles: np.ndarray) -> None:
-    kind = rng.random()
-    if kind < 0.35:  # all fingers alike: open hand to fist
-        curl = np.clip(rng.normal(rng.uniform(-0.1, 1.5), 0.25, 4), -0.2, 1.6)
-    elif kind < 0.75:  # each finger open or closed: signs, counting, pointing
-        curl = np.where(rng.random(4) < 0.5, rng.uniform(1.0, 1.6, 4), rng.normal(0.08, 0.15, 4))
+def _pose_fingers(rng: np.random.Generator, angles: np.ndarray, shares: PoseShares) -> int | None:
+    """Sets the fingers' angles; returns the finger (0 index .. 3 little) that the thumb is to touch, if any."""
+    edges = np.cumsum([shares.together, shares.signs, shares.hooked, shares.fist, shares.pinch, shares.grip])
+    family = int(np.searchsorted(edges, rng.random(), side="right"))
+    together = rng.normal(rng.uniform(-0.1, 1.5), 0.2) + np.cumsum(rng.normal(0, 0.12, 4))
+    closed = rng.random(4) < 0.5
+    touched = None
+    if family == 0:
+        curl = np.clip(together, -0.2, 1.6)
+    elif family == 1:
+        curl = np.where(closed, rng.uniform(1.0, 1.6, 4), rng.normal(0.08, 0.15, 4))
+    elif family == 2:
+        curl = np.where(rng.random(4) < 0.8, np.clip(together, 0.3, 1.5), rng.normal(0.08, 0.15, 4))
+    elif family == 3:
+        curl = rng.uniform(1.2, 1.6) + rng.normal(0, 0.1, 4)
+    elif family == 4:
+        touched = int(rng.choice(4, p=(0.45, 0.25, 0.17, 0.13)))
+        at = rng.uniform(0.45, 1.05)
+        straight, alike = rng.normal(0.08, 0.15, 4), at + rng.normal(0, 0.12, 4)
+        curl = np.where(closed, 1.4, straight) if rng.random() < 0.3 else straight if rng.random() < 0.5 else alike
+        curl[touched] = at
+    elif family == 5:
+        curl = rng.uniform(0.4, 1.15) + np.cumsum(rng.normal(0, 0.06, 4))
     else:
         curl = rng.uniform(-0.2, 1.6, 4)
-    spread = rng.normal(0, 0.10)
+    spread, hooked, table = rng.normal(0, 0.11), rng.random(4) < 0.15, rng.random(4) < 0.12
     for finger, base in enumerate(_FINGER_BASES):
         mcp, pip = curl[finger] * rng.uniform(0.65, 1.1), curl[finger] * rng.uniform(0.75, 1.25)
-        shape = rng.random()
-        if shape < 0.15:  # hook
-            mcp, pip = rng.uniform(-0.2, 0.5), rng.uniform(0.6, 1.7)
-        elif shape < 0.27:  # table top
+        if (family == 2 and curl[finger] > 0.3) or (family in (1, 6) and hooked[finger]):
+            mcp, pip = rng.uniform(-0.3, 0.5), rng.uniform(0.7, 1.85)
+        elif family in (0, 6) and table[finger]:  # table top: bent at the knuckles only
             mcp, pip = rng.uniform(0.5, 1.5), rng.uniform(0, 0.4)
+        elif family == 3:
+            mcp, pip = curl[finger] * rng.uniform(0.85, 1.0), rng.uniform(1.45, 1.9)
+        elif finger == touched:
+            mcp, pip = curl[finger] * rng.uniform(0.7, 1.2), curl[finger] * rng.uniform(0.6, 1.3)
         mcp = np.clip(mcp + rng.normal(0, 0.06), -0.44, 1.6)
         pip = np.clip(pip + rng.normal(0, 0.06), -0.1, 1.92)
         dip = np.clip(pip * rng.uniform(0.4, 0.9) + rng.normal(0, 0.08), -0.26, 1.3)
@@ -72,19 +112,36 @@ def _pose_fingers(rng: np.random.Generator, angles: np.ndarray) -> None:
         angles[base + 1] = -mcp, -abduction, rng.normal(0, 0.04)
         angles[base + 2, 0] = -pip
         angles[base + 3, 0] = -dip
+    return touched
 
 
-def _pose_thumb(rng: np.random.Generator, angles: np.ndarray) -> None:
-    angles[1] = rng.uniform(-0.95, 0.35), rng.uniform(-0.7, 0.75), rng.normal(0, 0.22)
-    angles[2] = -rng.uniform(-0.2, 0.95), rng.normal(0, 0.1), 0
-    angles[3, 0] = -rng.uniform(-0.35, 1.35)
+def _pose_thumb(
+    rng: np.random.Generator, angles: np.ndarray, mesh: HandMesh, scale: np.ndarray, touched: int | None
+) -> None:
+    """Chooses among random thumbs the one that touches the finger's tip, or the first that runs through none."""
+    frames = mesh.kinematics(angles, scale)
+    drawn = np.zeros((_THUMBS, 3, 3))
+    drawn[:, 0] = rng.uniform((-0.95, -0.7, 0), (0.35, 0.75, 0), (_THUMBS, 3))
+    drawn[:, 0, 2] = rng.normal(0, 0.22, _THUMBS)
+    drawn[:, 1, :2] = np.c_[-rng.uniform(-0.2, 0.95, _THUMBS), rng.normal(0, 0.1, _THUMBS)]
+    drawn[:, 2, 0] = -rng.uniform(-0.35, 1.35, _THUMBS)
+    thumb = mesh.thumbs(frames[0], drawn, scale)
+    gap = _gaps(thumb, frames[:25, :3, 3])
+    if touched is None:
+        free = np.flatnonzero(gap > 0.0135)
+        best = int(free[0]) if len(free) else int(gap.argmax())
+    else:
+        reach = np.linalg.norm(thumb[:, 3] - frames[_FINGER_BASES[touched] + 4, :3, 3], axis=1)
+        best = int((np.abs(reach - _TOUCH) + np.maximum(0.010 - gap, 0) * 2).argmin())
+    angles[1:4] = drawn[best]
 
 
-def _thumb_collides(joints: np.ndarray, least: float = 0.0135) -> bool:
-    """Whether a thumb bone comes nearer than ``least`` metres to a finger bone; joints (25, 3) WebXR."""
-    t = np.linspace(0, 1, 5)[:, None]
-    thumb = np.concatenate([joints[k] + (joints[k + 1] - joints[k]) * t for k in (2, 3)])
+def _gaps(thumb: np.ndarray, joints: np.ndarray) -> np.ndarray:
+    """Least distance (N,) between the two outer bones of thumbs (N, 4, 3) and the bones of the fingers (25, 3)."""
+    t = np.linspace(0, 1, 5, dtype=np.float32)[:, None]
+    outer = np.concatenate([thumb[:, None, k] + (thumb[:, None, k + 1] - thumb[:, None, k]) * t for k in (1, 2)], 1)
     starts = np.array([b + k for b in _FINGER_BASES for k in (1, 2, 3)])
     fingers = (joints[starts][:, None] + (joints[starts + 1] - joints[starts])[:, None] * t[None]).reshape(-1, 3)
-    gap = thumb[:, None] - fingers[None]
-    return bool((gap * gap).sum(-1).min() < least * least)
+    outer, fingers = outer.reshape(-1, 3).astype(np.float32), fingers.astype(np.float32)
+    square = (outer * outer).sum(1)[:, None] + (fingers * fingers).sum(1) - 2 * outer @ fingers.T
+    return np.sqrt(np.maximum(square.reshape(len(thumb), -1).min(1), 0))

@@ -6,7 +6,7 @@ second), and a *frame*, what the detector sees (none, one or two hands anywhere)
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -14,10 +14,13 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from edge_hands.crops import CROP_FACTOR, Crop, aligned_crop
-from edge_hands.quantization.data.synthetic.backgrounds import Backgrounds, Panorama, draw_person, skin_color
-from edge_hands.quantization.data.synthetic.hand_mesh import HandMesh, PosedHand
-from edge_hands.quantization.data.synthetic.pose import random_pose, random_shape
-from edge_hands.quantization.data.synthetic.renderer import Camera, Light, Look, Renderer
+from edge_hands.quantization.data.synthetic import objects
+from edge_hands.quantization.data.synthetic.backgrounds import BackgroundConfig, Backgrounds, Panorama, draw_person
+from edge_hands.quantization.data.synthetic.hand_mesh import FOREARM, HandMesh
+from edge_hands.quantization.data.synthetic.pose import GRIP, PoseShares, random_pose, random_shape
+from edge_hands.quantization.data.synthetic.renderer import Camera, Light, Renderer, Solid
+from edge_hands.quantization.data.synthetic.sensor import SensorConfig, expose, fisheye
+from edge_hands.quantization.data.synthetic.skin import grain, random_skin
 
 CROP_SIZE, CROP_BASE = 160, 128  # stored picture and the crop in its middle; the rest is room for augmentation
 FRAME_SIZE = 256
@@ -27,18 +30,32 @@ _OWN_SKIN = 0.016
 
 @dataclass(frozen=True)
 class SceneConfig:
-    """Ranges of the random scene; angles in radians, lengths in metres."""
+    """Shares and ranges of the random scene, one ingredient a field; angles in radians, lengths in metres."""
 
-    any_view: float = 0.35  # share of crops seen from anywhere on the sphere
-    back_view: float = 0.4  # of the rest: back of the hand
+    any_view: float = 0.30  # share of hands seen from anywhere on the sphere
+    side_view: float = 0.15  # of the rest: thumb's or little finger's side
+    ego_view: float = 0.20  # of the rest: from the wrist's side, the back towards the camera
+    back_view: float = 0.4  # of the rest: back of the hand, fingers up; else the palm
     view_spread: tuple[float, float] = (0.65, 0.6)  # sd of turns about the vertical and the horizontal
-    distance: tuple[float, float] = (0.25, 0.9)
-    roll: float = np.deg2rad(12)
-    shift: float = 0.10
+    distance: tuple[float, float] = (0.20, 0.9)
+    off_axis: float = 0.15  # share of crops from the rim of a wide-angle camera
+    roll: float = np.deg2rad(10)
+    shift: float = 0.08
     zoom: float = 0.10
-    second_hand: float = 0.18
-    empty: float = 0.07
+    loose: float = 0.15  # share of crops off by up to twice and a half as much
+    poses: PoseShares = PoseShares()
+    texture: float = 1.0  # share of hands with creases, veins, nails, mottling
+    shadows: float = 1.0  # share of scenes whose direct light casts shadows
+    wall_shadow: float = 0.2  # share of scenes where the hand shades what is close behind it
+    second_hand: float = 0.15
+    held_object: float = 0.22
+    ring: float = 0.12
+    watch: float = 0.10
+    glove: float = 0.05
     sleeve: float = 0.5
+    empty: float = 0.07
+    background: BackgroundConfig = BackgroundConfig()
+    sensor: SensorConfig = SensorConfig()
     frame_hands: tuple[float, float, float] = (0.12, 0.48, 0.40)  # share of frames with 0, 1, 2 hands
     frame_fov: tuple[float, float] = (0.7, 1.9)
     frame_people: float = 0.5  # mean number of drawn people behind the hands
@@ -53,19 +70,30 @@ class Sample:
     label: dict
 
 
-@dataclass
-class _Drawn:
-    """A hand placed in camera space."""
+@dataclass(frozen=True)
+class Actor:
+    """A hand placed in camera space with what it wears and holds; ``joints`` (21, 3), ``wrist`` its axes (3, 3)."""
 
-    hand: PosedHand
-    rest: np.ndarray
-    material: np.ndarray
-    look: Look
+    solids: tuple[Solid, ...]
+    joints: np.ndarray
+    wrist: np.ndarray
     side: str = "right"
-    joints: np.ndarray = field(init=False)
 
-    def __post_init__(self):
-        self.joints = self.hand.joints
+    def moved(self, turn: np.ndarray, at: np.ndarray | None = None) -> Actor:
+        """Turned by an orthogonal ``turn`` about the joints' centre and put ``at``, or about the camera."""
+        center, at = (np.zeros(3), np.zeros(3)) if at is None else (self.joints.mean(0), at)
+        mirror = np.linalg.det(turn) < 0
+        solids = tuple(
+            replace(
+                solid,
+                vertices=(solid.vertices - center) @ turn.T + at,
+                normals=solid.normals @ turn.T,
+                mirrored=solid.mirrored ^ bool(mirror),
+            )
+            for solid in self.solids
+        )
+        side = {"right": "left", "left": "right"}[self.side] if mirror else self.side
+        return Actor(solids, (self.joints - center) @ turn.T + at, turn @ self.wrist, side)
 
 
 class Scenes:
@@ -80,18 +108,18 @@ class Scenes:
         """A landmark sample: (160, 160) picture whose middle 128 pixels are the aligned crop, up to the slack."""
         config = self.config
         pano = self.backgrounds.panoramas[rng.integers(len(self.backgrounds.panoramas))]
-        light = _light(rng, pano)
+        light = _light(rng, pano, config)
         if rng.random() < config.empty:
-            image = self.backgrounds.sample(rng, pano, light.world, CROP_SIZE)
-            return Sample(_camera_noise(rng, image), {"kind": "crop", "present": 0})
-        hand = self._hand(rng)
-        view = self._view(rng, hand.hand.wrist)
+            image = self.backgrounds.sample(rng, pano, light.world, CROP_SIZE, config.background)
+            return Sample(expose(rng, image, config.sensor), {"kind": "crop", "present": 0})
+        hand = self.actor(rng)
         distance = np.exp(rng.uniform(*np.log(config.distance)))
-        hand = _place(hand, view, np.array([*rng.uniform(-0.25, 0.25, 2) * distance, distance]))
+        reach = 0.8 if rng.random() < config.off_axis else 0.25
+        hand = hand.moved(self._view(rng, hand.wrist), np.array([*rng.uniform(-reach, reach, 2) * distance, distance]))
         # A unit pinhole picture of the joints gives the aligned crop; the camera is then turned into it.
         target = _slack(rng, aligned_crop(hand.joints[:, :2] / hand.joints[:, 2:]), config, floor=0.05 / distance)
         roll = target.rotation()
-        hand = _turn(hand, roll)
+        hand = hand.moved(roll)
         focal = CROP_BASE / target.side
         center = CROP_SIZE / 2 - focal * (roll[:2, :2] @ target.center)
         camera = Camera(focal, (float(center[0]), float(center[1])), CROP_SIZE)
@@ -100,27 +128,30 @@ class Scenes:
             drawn.append(self._companion(rng, hand, camera))
         image, depth = self._render(rng, drawn, camera, light, pano)
         uv = camera.project(hand.joints)
+        visible = _visible(hand.joints, uv, depth)
+        if rng.random() < config.sensor.fisheye:
+            image, (uv,) = fisheye(rng, image, [uv])
         label = {
             "kind": "crop",
             "present": 1,
             "side": "right" if rng.random() < 0.5 else "left",  # a mirrored left hand is a right hand
             "uv": _rounded(uv, 3),
             "xyz": _rounded(hand.joints, 5),
-            "visible": _visible(hand.joints, uv, depth).tolist(),
+            "visible": visible.tolist(),
             "depth_scale": round(float(focal / hand.joints[:, 2].mean()), 4),
         }
-        return Sample(image, label)
+        return Sample(expose(rng, image, config.sensor), label)
 
     def frame(self, rng: np.random.Generator, size: int = FRAME_SIZE) -> Sample:
         """A detector sample: (``size``, ``size``) picture with up to two hands, left and right."""
         config = self.config
         pano = self.backgrounds.panoramas[rng.integers(len(self.backgrounds.panoramas))]
-        light = _light(rng, pano)
+        light = _light(rng, pano, config)
         focal = size / 2 / np.tan(rng.uniform(*config.frame_fov) / 2)
         camera = Camera(float(focal), (size / 2, size / 2), size)
         count = rng.choice(3, p=config.frame_hands)
         first_side = rng.random() < 0.5
-        drawn: list[_Drawn] = []
+        drawn: list[Actor] = []
         for k in range(count):
             for _ in range(8):
                 candidate = self._framed(rng, camera, mirror=bool(first_side) ^ bool(k))
@@ -129,6 +160,7 @@ class Scenes:
                     break
         people = rng.poisson(config.frame_people)
         image, depth = self._render(rng, drawn, camera, light, pano, people)
+        image = expose(rng, image, config.sensor)
         hands = []
         for hand in drawn:
             uv = camera.project(hand.joints)
@@ -142,136 +174,128 @@ class Scenes:
             )
         return Sample(image, {"kind": "frame", "hands": hands})
 
-    def _hand(self, rng: np.random.Generator) -> _Drawn:
+    def actor(self, rng: np.random.Generator, bare: bool = False) -> Actor:
+        """A right hand in a random pose about the origin of the mesh; ``bare``: it holds and wears nothing."""
+        config = self.config
+        holds = not bare and rng.random() < config.held_object
         scale = random_shape(rng)
-        angles = random_pose(rng, self.mesh, scale)
-        sleeve = rng.uniform(0.02, 0.14) if rng.random() < self.config.sleeve else 9.0
-        rest, normals, arm = self.mesh.arm(sleeve, rng.uniform(1.05, 1.4))
-        posed = self.mesh.pose(self.mesh.kinematics(angles, scale), scale, rest, normals)
-        return _Drawn(posed, rest, np.stack([self.mesh.palm, self.mesh.nail, arm], 1), _look(rng, sleeve))
+        shares = GRIP if holds and rng.random() < 0.75 else config.poses
+        angles = random_pose(rng, self.mesh, scale, shares)
+        glove = not bare and rng.random() < config.glove
+        sleeve = rng.uniform(0.03, 0.16) if rng.random() < config.sleeve else 9.0
+        rest = self.mesh.arm(sleeve, rng.uniform(1.05, 1.4))
+        frames = self.mesh.kinematics(angles, scale)
+        posed = self.mesh.pose(frames, scale, rest)
+        skin = random_skin(rng, sleeve, rng.random() < config.texture, glove)
+        material = np.stack([self.mesh.palm, rest.arm], 1)
+        solids = [Solid(posed.vertices, posed.normals, rest.uv, material, self.mesh.faces, skin)]
+        if holds:
+            solids.append(objects.held(rng, posed.joints, posed.wrist))
+        if not bare and rng.random() < config.ring:
+            solids.append(objects.ring(rng, posed.joints, float(scale[7, :2].mean())))
+        if not bare and sleeve > 0.06 and rng.random() < config.watch:
+            arm, along = frames[FOREARM], rng.uniform(0.028, min(sleeve - 0.015, 0.06))
+            size = np.array(self.mesh.arm_size(along)) * scale[FOREARM, :2]
+            solids += objects.watch(rng, arm[:3, 3] + arm[:3, 2] * along, arm[:3, :3], size)
+        return Actor(tuple(solids), posed.joints, posed.wrist)
 
     def _view(self, rng: np.random.Generator, wrist: np.ndarray) -> np.ndarray:
-        """World -> camera rotation: from anywhere, or near palm or back with the fingers up."""
+        """World -> camera rotation: from anywhere, from a side, from the wrist, or near palm or back, fingers up."""
         config = self.config
         if rng.random() < config.any_view:
             return Rotation.from_quat(rng.normal(size=4)).as_matrix()
         facing = np.array([[-1, 0, 0], [0, 0, 1.0], [0, 1, 0]]) @ wrist.T
-        if rng.random() < config.back_view:
-            facing = np.diag([-1, 1, -1]) @ facing
-        turns = rng.normal(0, 1, 2) * config.view_spread
+        back = np.diag([-1, 1, -1]) @ facing
+        kind, turns = rng.random(), rng.normal(0, 1, 2) * config.view_spread
+        if kind < config.side_view:
+            turns = np.array([rng.choice((-1, 1)) * np.pi / 2 + rng.normal(0, 0.35), rng.normal(0, 0.5)])
+        elif kind < config.side_view + config.ego_view:
+            facing, turns = back, np.array([rng.normal(0, 0.5), rng.normal(-0.9, 0.35)])
+        elif rng.random() < config.back_view:
+            facing = back
         return Rotation.from_euler("yx", turns).as_matrix() @ facing
 
-    def _framed(self, rng: np.random.Generator, camera: Camera, mirror: bool) -> _Drawn:
-        hand = self._hand(rng)
+    def _framed(self, rng: np.random.Generator, camera: Camera, mirror: bool) -> Actor:
+        hand = self.actor(rng)
         roll = Rotation.from_euler("z", rng.normal(0, 0.9) if rng.random() < 0.7 else rng.uniform(-np.pi, np.pi))
-        view = roll.as_matrix() @ self._view(rng, hand.hand.wrist)
+        view = roll.as_matrix() @ self._view(rng, hand.wrist)
         wanted = np.exp(rng.uniform(*np.log(self.config.frame_hand_size))) * camera.size
         extent = np.ptp(hand.joints @ view.T, axis=0)[:2].max()
         distance = float(np.clip(camera.focal * extent / wanted, 0.16, 2.5))
         spot = (rng.uniform(0.08, 0.92, 2) - 0.5) * camera.size / camera.focal * distance
-        return _place(hand, view, np.array([*spot, distance]), mirror)
+        flip = np.diag([-1.0, 1, 1]) if mirror else np.eye(3)
+        return hand.moved(flip @ view, np.array([*spot, distance]))
 
-    def _companion(self, rng: np.random.Generator, hand: _Drawn, camera: Camera) -> _Drawn:
+    def _companion(self, rng: np.random.Generator, hand: Actor, camera: Camera) -> Actor:
         """A second hand that crosses or neighbours the first one in the crop."""
-        other = self._hand(rng)
+        other = self.actor(rng, bare=True)
+        if rng.random() < 0.7:  # of the same person
+            look = replace(hand.solids[0].look, sleeve=other.solids[0].look.sleeve)
+            other = replace(other, solids=(replace(other.solids[0], look=look),))
         distance = hand.joints[:, 2].mean() * rng.uniform(0.85, 1.4)
         turn, reach = rng.uniform(0, 2 * np.pi), rng.uniform(0.45, 0.85) * CROP_BASE
         spot = np.array([np.cos(turn), np.sin(turn)]) * reach + CROP_SIZE / 2 - np.asarray(camera.center)
         view = Rotation.from_quat(rng.normal(size=4)).as_matrix()
-        return _place(other, view, np.array([*(spot / camera.focal * distance), distance]), mirror=rng.random() < 0.7)
+        flip = np.diag([-1.0, 1, 1]) if rng.random() < 0.7 else np.eye(3)
+        return other.moved(flip @ view, np.array([*(spot / camera.focal * distance), distance]))
 
-    def _render(self, rng, drawn: list[_Drawn], camera: Camera, light: Light, pano: Panorama, people: int = 0):
+    def _render(self, rng, drawn: list[Actor], camera: Camera, light: Light, pano: Panorama, people: int = 0):
+        """Picture (S, S, 3) uint8 and depth (S, S) metres of the actors before a background."""
         size = camera.size
-        background = self.backgrounds.sample(rng, pano, light.world, size)
+        background = self.backgrounds.sample(rng, pano, light.world, size, self.config.background)
         for _ in range(people):
             draw_person(rng, background)
-        if size not in self._renderers:
-            self._renderers[size] = Renderer(size, self.mesh.faces, len(self.mesh.palm))
-        renderer = self._renderers[size]
-        renderer.begin()
-        for item in drawn:
-            hand = item.hand
-            renderer.draw(camera, hand.vertices, hand.normals, item.rest, item.material, item.look, light)
-        color, depth = renderer.read()
+        color, depth = self.renderer(size).render(camera, [solid for actor in drawn for solid in actor.solids], light)
         alpha = cv2.resize((depth > 0).astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)[..., None]
         hands = cv2.resize(color, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32)
         small = depth[::2, ::2]
         if drawn:
             hands *= 1 - _contact_shadow(small, camera.focal, rng.uniform(0.05, 0.35))[..., None]
+        if rng.random() < self.config.wall_shadow:
+            background = background * _wall_shadow(rng, alpha[..., 0])[..., None]
         image = background * (1 - alpha) + hands  # hands are premultiplied: empty pixels are black
-        return _camera_noise(rng, image.clip(0, 255).astype(np.uint8)), small
+        return image.clip(0, 255).astype(np.uint8), small
+
+    def renderer(self, size: int) -> Renderer:
+        """The renderer of pictures of ``size`` pixels."""
+        if size not in self._renderers:
+            self._renderers[size] = Renderer(size, self.mesh.atlases(), grain())
+        return self._renderers[size]
 
 
-def _light(rng: np.random.Generator, pano: Panorama) -> Light:
+def _light(rng: np.random.Generator, pano: Panorama, config: SceneConfig) -> Light:
     world = Rotation.from_euler("yxz", [rng.uniform(-np.pi, np.pi), rng.normal(-0.2, 0.4), rng.normal(0, 0.3)])
-    direct = rng.normal(size=3) + (0, -0.5, -0.8)  # mostly from above and behind the camera
-    tint = np.clip(rng.normal(1, 0.12, 3), 0.5, 1.5)
+    direct = rng.normal(size=3) + (0, -0.7, -0.7)  # mostly from above and behind the camera
+    tint = np.clip(rng.normal(1, 0.10, 3), 0.5, 1.5)
+    share = rng.beta(1.3, 1.6)  # of the direct light in all of it
+    total = rng.uniform(0.5, 1.35)
     return Light(
-        pano.irradiance * rng.uniform(0.35, 1.1) * np.clip(rng.normal(1, 0.06, 3), 0.7, 1.3),
+        pano.irradiance * total * (1 - 0.75 * share) * np.clip(rng.normal(1, 0.05, 3), 0.7, 1.3),
         world.as_matrix(),
         direct / np.linalg.norm(direct),
-        tint * rng.uniform(0.1, 0.9),
+        tint * total * share,
+        shadows=bool(rng.random() < config.shadows),
     )
 
 
-def _look(rng: np.random.Generator, sleeve: float) -> Look:
-    skin = np.clip(skin_color(rng), 0.05, 1) ** 2.2
-    paler = rng.uniform(0, 0.35) * np.array([1, 0.8, 0.8])
-    palm = np.clip(skin + (np.array([0.75, 0.5, 0.42]) - skin) * paler, 0, 1)
-    polish = rng.random() < 0.12
-    nail = rng.uniform(0, 1, 3) if polish else np.clip(skin * rng.uniform(0.8, 1.3) + rng.uniform(-0.02, 0.12), 0, 1)
-    direction = rng.normal(size=(8, 3))
-    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
-    wavelength = np.exp(rng.uniform(np.log(0.006), np.log(0.08), (8, 1)))
-    mottle = (
-        rng.normal(0, min(abs(rng.normal(0, 0.02)), 0.035), (8, 1)) * np.array([0.8, 1, 1]) * rng.normal(1, 0.2, (8, 3))
-    )
-    weave = np.array([*(rng.normal(size=3) * rng.uniform(50, 600) * (rng.random() < 0.4)), 1.57])
-    return Look(
-        skin=skin,
-        palm=palm,
-        nail=nail,
-        cloth=rng.uniform(0, 1, (2, 3)) ** 2,
-        wave=np.c_[direction * (2 * np.pi / wavelength), rng.uniform(0, 2 * np.pi, 8)],
-        wave_color=mottle,
-        weave=weave,
-        sleeve=sleeve,
-        gloss=np.array([rng.uniform(0, 0.18) * rng.random(), rng.uniform(6, 50), float(polish)]),
-    )
-
-
-def _place(item: _Drawn, view: np.ndarray, at: np.ndarray, mirror: bool = False) -> _Drawn:
-    """``item`` turned by ``view`` about its joints' centre and put at ``at`` (camera space); mirrored: a left hand."""
-    hand, center = item.hand, item.hand.joints.mean(0)
-    flip = np.diag([-1.0, 1, 1]) if mirror else np.eye(3)
-    turn = flip @ view
-    moved = PosedHand(
-        (hand.vertices - center) @ turn.T + at,
-        hand.normals @ turn.T,
-        (hand.joints - center) @ turn.T + at,
-        turn @ hand.wrist,
-    )
-    return _Drawn(moved, item.rest, item.material, item.look, "left" if mirror else "right")
-
-
-def _turn(item: _Drawn, rotation: np.ndarray) -> _Drawn:
-    hand = item.hand
-    turned = PosedHand(*(a @ rotation.T for a in (hand.vertices, hand.normals, hand.joints)), rotation @ hand.wrist)
-    return _Drawn(turned, item.rest, item.material, item.look, item.side)
+def _wall_shadow(rng: np.random.Generator, alpha: np.ndarray) -> np.ndarray:
+    """Factor (S, S) of a background on which the hand's soft shadow falls, a little to the side."""
+    size = len(alpha)
+    shift = rng.normal(0, 0.05, 2) * size
+    moved = cv2.warpAffine(alpha, np.array([[1, 0, shift[0]], [0, 1, shift[1]]]), (size, size))
+    return 1 - rng.uniform(0.1, 0.7) * cv2.GaussianBlur(moved, (0, 0), rng.uniform(0.008, 0.05) * size)
 
 
 def _slack(rng: np.random.Generator, crop: Crop, config: SceneConfig, floor: float) -> Crop:
     """``crop`` off by the configured roll, shift and zoom; never smaller than ``floor`` (a fist seen end on)."""
-    side = max(crop.side, floor * CROP_FACTOR) * np.exp(rng.uniform(-config.zoom, config.zoom))
-    shift = rng.uniform(-config.shift, config.shift, 2) * crop.side
-    return Crop(
-        (crop.center[0] + shift[0], crop.center[1] + shift[1]),
-        side,
-        crop.angle + rng.uniform(-config.roll, config.roll),
-    )
+    more = 2.5 if rng.random() < config.loose else 1.0
+    side = max(crop.side, floor * CROP_FACTOR) * np.exp(rng.uniform(-config.zoom, config.zoom) * (1 + more) / 2)
+    shift = rng.uniform(-config.shift, config.shift, 2) * more * crop.side
+    angle = crop.angle + rng.uniform(-config.roll, config.roll) * more
+    return Crop((crop.center[0] + shift[0], crop.center[1] + shift[1]), side, angle)
 
 
-def _apart(a: _Drawn, b: _Drawn, camera: Camera) -> bool:
+def _apart(a: Actor, b: Actor, camera: Camera) -> bool:
     """Whether two hands do not run through each other: apart in the picture or clearly in depth."""
     centers = camera.project(np.stack([a.joints.mean(0), b.joints.mean(0)]))
     sizes = [np.ptp(camera.project(h.joints), axis=0).max() for h in (a, b)]
@@ -279,7 +303,7 @@ def _apart(a: _Drawn, b: _Drawn, camera: Camera) -> bool:
     return not near or abs(a.joints[:, 2].mean() - b.joints[:, 2].mean()) > 0.12 and not _covers(a, b, camera)
 
 
-def _covers(a: _Drawn, b: _Drawn, camera: Camera) -> bool:
+def _covers(a: Actor, b: Actor, camera: Camera) -> bool:
     centers = camera.project(np.stack([a.joints.mean(0), b.joints.mean(0)]))
     return bool(np.linalg.norm(centers[0] - centers[1]) < 0.2 * np.ptp(camera.project(b.joints), axis=0).max())
 
@@ -305,30 +329,6 @@ def _contact_shadow(depth: np.ndarray, focal: float, strength: float) -> np.ndar
         around = cv2.GaussianBlur(far, (0, 0), max(radius * millimetre, 0.5))
         shade += np.where(solid, np.clip((far - around) * 1000 / radius, 0, 1.5), 0)
     return cv2.GaussianBlur(np.clip(shade * strength, 0, 0.5), (0, 0), 0.8)
-
-
-def _camera_noise(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """What a real camera adds before augmentation: defocus or motion blur, low resolution, sensor noise."""
-    size = image.shape[0]
-    kind = rng.random()
-    if kind < 0.2:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.5))
-    elif kind < 0.33:
-        length, turn = int(rng.integers(3, 9)), rng.uniform(0, np.pi)
-        kernel = np.zeros((length, length), np.float32)
-        reach = np.array([np.cos(turn), np.sin(turn)]) * length / 2
-        middle = np.full(2, length / 2 - 0.5)
-        cv2.line(
-            kernel, np.rint(middle - reach).astype(int).tolist(), np.rint(middle + reach).astype(int).tolist(), 1.0
-        )
-        image = cv2.filter2D(image, -1, kernel / max(kernel.sum(), 1))
-    if rng.random() < 0.2:
-        low = int(size * rng.uniform(0.3, 0.7))
-        image = cv2.resize(cv2.resize(image, (low, low), interpolation=cv2.INTER_AREA), (size, size))
-    if rng.random() < 0.3:
-        noise = rng.normal(0, rng.uniform(1, 9), image.shape).astype(np.float32)
-        image = (image + noise).clip(0, 255).astype(np.uint8)
-    return np.ascontiguousarray(image)
 
 
 def _rounded(values: np.ndarray, digits: int) -> list:
