@@ -12,7 +12,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from math import cos, inf, pi
@@ -27,8 +27,9 @@ from edge_hands.errors import DataError
 from edge_hands.quantization import checkpoint, losses
 from edge_hands.quantization.data.augment import Augmentation, CropBatches
 from edge_hands.quantization.data.frames import FrameAugmentation, FrameBatches
-from edge_hands.quantization.data.pipeline import Loader, Position
-from edge_hands.quantization.data.shards import Pool
+from edge_hands.quantization.data.mix import Source, parse_sources
+from edge_hands.quantization.data.pipeline import Loader, Position, pool_order
+from edge_hands.quantization.data.shards import Pool, shard_paths
 from edge_hands.quantization.evaluate import evaluate, torch_predictor
 from edge_hands.quantization.optimisers import Optimisers
 from edge_hands.quantization.parallel import Replicas
@@ -42,9 +43,11 @@ CALIBRATION, CALIBRATION_BATCH = 512, 64
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides a run besides the data. One of ``minutes`` and ``samples`` must be set."""
+    """Everything that decides a run. One of ``minutes`` and ``samples`` must be set."""
 
     model: str
+    data: Sequence[str | Path] = ()  # FOLDER or FOLDER=SHARE of every batch
+    validate: str | Path | None = None  # folder; the first of data that has val shards
     overrides: dict = field(default_factory=dict)  # of the model's config
     minutes: float | None = None
     samples: int | None = None
@@ -73,9 +76,16 @@ class Recipe:
         if unknown := sorted(settings.keys() - known):
             raise DataError(f"a recipe has no setting {', '.join(unknown)}; it has {', '.join(sorted(known))}")
         recipe = cls(**settings)
+        if isinstance(recipe.data, str | Path):
+            raise DataError(f"data in a recipe is a list of folders, such as data = ['{recipe.data}']")
         if recipe.minutes is None and recipe.samples is None:
             raise DataError("a recipe needs a budget: give --minutes or --samples")
         return recipe
+
+    def as_dict(self) -> dict:
+        """What ``from_dict`` takes, of JSON's types."""
+        validate = None if self.validate is None else str(self.validate)
+        return {**asdict(self), "data": list(map(str, self.data)), "validate": validate}
 
 
 @dataclass(frozen=True)
@@ -99,13 +109,12 @@ Report = Callable[[dict], None]
 
 def train(
     recipe: Recipe,
-    data: str | Path,
     out: str | Path,
     resume: bool = False,
     report: Report | None = None,
     start: str | Path | None = None,
 ) -> dict:
-    """Train on the shards in ``data``; returns the last validation's metrics.
+    """Train by a recipe, with checkpoint and log in ``out``; returns the last validation's metrics.
 
     ``report`` gets every record of the log. ``start`` is a float checkpoint of the same model whose weights a new run
     begins with. SIGTERM and SIGINT end the run after the current step, with a checkpoint.
@@ -113,7 +122,7 @@ def train(
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # the replicas are the threads
-    run = Run(recipe, data, out, resume, report, start)
+    run = Run(recipe, out, resume, report, start)
     try:
         with _stop_on_signal() as stop:
             return run.loop(stop)
@@ -128,7 +137,6 @@ class Run:
     def __init__(
         self,
         recipe: Recipe,
-        data: str | Path,
         out: str | Path,
         resume: bool,
         report: Report | None,
@@ -150,11 +158,14 @@ class Run:
 
         size = self.model.config.image_size
         augmentation = self.task.augmentation(**recipe.augmentation)
-        self.pool = Pool(data, "train", self.task.shards)
-        self.validation = self.task.batches(Pool(data, "val", self.task.shards), size, None)
+        sources = parse_sources(recipe.data)
+        self.shares = [source.share for source in sources]
+        self.pool = Pool([source.folder for source in sources], "train", self.task.shards)
+        held_out = Pool(recipe.validate or _validation_folder(sources), "val", self.task.shards)
+        self.validation = self.task.batches(held_out, size, None)
         batches = self.task.batches(self.pool, size, augmentation)
         self.batches, self._calibrated = batches, -1
-        self.loader = Loader(self.pool, batches, recipe.batch, recipe.seed, self.position)
+        self.loader = Loader(self.pool, batches, recipe.batch, recipe.seed, self.position, shares=self.shares)
         self.replicas = Replicas(self.model, recipe.threads, self._losses)
         self.out.mkdir(parents=True, exist_ok=True)
 
@@ -262,16 +273,25 @@ class Run:
             norm.reset_running_stats()
             norm.momentum = None  # a plain mean
         self.average.train()
-        for batch in calibration_batches(self.pool, self.batches, self.recipe.seed):
+        for batch in self._calibration():
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.bf16):
                 self.average.features(batch["image"])
         self.average.eval()
+
+    def _calibration(self) -> Iterator[dict[str, Tensor]]:
+        """CALIBRATION augmented training samples, mixed as in training, the same for a seed, with planar images."""
+        rng = np.random.default_rng(self.recipe.seed)
+        order = pool_order(self.pool, rng, self.shares)[:CALIBRATION]
+        for start in range(0, len(order), CALIBRATION_BATCH):
+            arrays = self.batches(order[start : start + CALIBRATION_BATCH], rng)
+            tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            yield {**tensors, "image": planar(tensors["image"])}
 
     def _sharpen(self) -> None:
         """At the end of a run: read the averaged model's heat maps as sharply as is best on training crops."""
         if self.model.kind == "landmarks":
             self._calibrate()
-            factor = sharpen(self.average, calibration_batches(self.pool, self.batches, self.recipe.seed))
+            factor = sharpen(self.average, self._calibration())
             self._log("sharpened", factor=factor)
 
     def _save(self) -> None:
@@ -279,7 +299,7 @@ class Run:
         state = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         state |= {f"optimiser.{entry}": tensor for entry, tensor in self.optimisers.state().items()}
         state["rng"] = torch.get_rng_state()
-        place = {"position": asdict(self.position), "seconds": self.seconds, "recipe": asdict(self.recipe)}
+        place = {"position": asdict(self.position), "seconds": self.seconds, "recipe": self.recipe.as_dict()}
         meta = checkpoint.Meta(
             self.recipe.model, self.recipe.overrides, self.step, self.samples, "float", self.metrics, place
         )
@@ -301,7 +321,7 @@ class Run:
         self.optimisers.restore({n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)})
         torch.set_rng_state(state["rng"])
         self.step, self.samples, self.metrics = meta.step, meta.samples, meta.metrics
-        self.seconds, self.position = meta.resume["seconds"], Position(**meta.resume["position"])
+        self.seconds, self.position = meta.resume["seconds"], Position.from_dict(meta.resume["position"])
 
 
 class _Window:
@@ -326,6 +346,11 @@ class _Window:
         return speed | means
 
 
+def _validation_folder(sources: Sequence[Source]) -> Path:
+    """The first folder with val shards; the first of all, for its error, where there is none."""
+    return next((source.folder for source in sources if shard_paths(source.folder, "val")), sources[0].folder)
+
+
 def _begin_with(model: nn.Module, recipe: Recipe, start: str | Path) -> None:
     meta = checkpoint.load_meta(start)
     if (meta.model, meta.overrides, meta.stage) != (recipe.model, recipe.overrides, "float"):
@@ -340,16 +365,6 @@ def _begin_with(model: nn.Module, recipe: Recipe, start: str | Path) -> None:
 def _average(average: nn.Module, model: nn.Module, decay: float) -> None:
     """average = decay * average + (1 - decay) * model, for the parameters."""
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-
-
-def calibration_batches(pool: Pool, batches: Callable, seed: int) -> Iterator[dict[str, Tensor]]:
-    """CALIBRATION augmented training samples, the same for a seed, with planar images."""
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(pool))[:CALIBRATION]
-    for start in range(0, len(order), CALIBRATION_BATCH):
-        arrays = batches(order[start : start + CALIBRATION_BATCH], rng)
-        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        yield {**tensors, "image": planar(tensors["image"])}
 
 
 def planar(image: Tensor) -> Tensor:

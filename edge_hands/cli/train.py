@@ -11,8 +11,14 @@ from edge_hands.errors import DataError
 
 
 def command(
-    data: Annotated[Path, typer.Option(help="Folder of the shards.")],
     out: Annotated[Path, typer.Option(help="Folder of the checkpoint and of log.jsonl.")],
+    data: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FOLDER[=SHARE]", help="Shards, more than once if need be; SHARE of every batch."),
+    ] = None,
+    validate: Annotated[
+        Path | None, typer.Option(help="Folder of the val shards; else the first of --data that has some.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Name of the model, such as dfmamba_edge.")] = None,
     config: Annotated[Path | None, typer.Option(help="Recipe (TOML); the options here go before it.")] = None,
     minutes: Annotated[float | None, typer.Option(min=0, help="Budget of time.")] = None,
@@ -27,7 +33,8 @@ def command(
     """Train on shards until the budget is spent. Interrupting it writes a checkpoint; --resume goes on from there."""
     from edge_hands.quantization.train import Recipe, train
 
-    given = dict(model=model, minutes=minutes, samples=samples, batch=batch, lr=lr, threads=threads, seed=seed)
+    given = dict(data=data or None, validate=validate, model=model)
+    given |= dict(minutes=minutes, samples=samples, batch=batch, lr=lr, threads=threads, seed=seed)
     settings = _read(config) | {name: value for name, value in given.items() if value is not None}
     if "model" not in settings:
         raise DataError("no model is named: give --model, or model in the recipe; `edge-hands train --help` shows both")
@@ -48,7 +55,7 @@ def command(
             elif record["event"] == "skipped":
                 progress.print(f"step {record['step']}: the loss is {record['loss']}; skipped")
 
-        metrics = train(recipe, data, out, resume, report, start)
+        metrics = train(recipe, out, resume, report, start)
     typer.echo(f"checkpoint in {out}: {summary(metrics)}" if metrics else f"checkpoint in {out}, not validated yet")
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -59,22 +59,29 @@ def decode(encoded: bytes | np.ndarray) -> np.ndarray:
 
 
 class Pool:
-    """All samples of one split in memory, still encoded, for access in any order.
+    """All samples of one split of one or more folders in memory, still encoded, for access in any order.
 
     ``labels`` maps a name to an array over samples. Crops: present (n,), right (n,) the true side, uv (n, 21, 2) pixels
     of the image, xyz (n, 21, 3) metres from the wrist, z (n, 21) depth from the wrist in sides of the base crop,
     visible (n, 21). Frames: count (n,), and right (n, 2), uv (n, 2, 21, 2), visible (n, 2, 21), padded with zeros.
+    ``members`` are the samples of each folder, in the order of its shards.
     """
 
-    def __init__(self, directory: str | Path, split: str, kind: str) -> None:
-        self.directory, self.split, self.kind = Path(directory), split, kind
+    def __init__(self, directories: str | Path | Sequence[str | Path], split: str, kind: str) -> None:
+        several = [directories] if isinstance(directories, str | Path) else directories
+        self.directories, self.split, self.kind = tuple(map(Path, several)), split, kind
         self.labels: dict[str, np.ndarray] = {}
+        self.members = [np.empty(0, np.int64) for _ in self.directories]
         self._seen: set[Path] = set()
         self._blobs: list[np.ndarray] = []
         self._where = np.empty((0, 3), np.int64)  # blob, start, size
-        if not shard_paths(directory, split):
-            raise DataError(f"no shard {split}-*.tar in {directory}; write some with `edge-hands synth`")
+        for directory in self.directories:
+            if not shard_paths(directory, split):
+                raise DataError(f"no shard {split}-*.tar in {directory}; write some with `edge-hands synth`")
         self.refresh()
+        for directory, members in zip(self.directories, self.members, strict=True):
+            if not len(members):
+                raise DataError(f"the shards {split}-*.tar in {directory} hold no sample; write them again")
 
     def __len__(self) -> int:
         return len(self._where)
@@ -89,26 +96,37 @@ class Pool:
 
         A shard that is still being written is left for the next call, unless nothing else is there.
         """
-        before, columns, where = len(self), [], []
-        for path in shard_paths(self.directory, self.split):
-            if path in self._seen:
-                continue
-            try:
-                blob = _read_finished(path)
-            except DataError:
-                if self._seen:
-                    continue
-                raise
-            for key, place, label in _index(path, blob):
-                columns.append(_columns(path, key, label, self.kind))
-                where.append((len(self._blobs), *place))
-            self._blobs.append(np.frombuffer(blob, np.uint8))
-            self._seen.add(path)
+        before, columns, where, owners = len(self), [], [], []
+        for owner, directory in enumerate(self.directories):
+            for path, blob in self._fresh(directory):
+                for key, place, label in _index(path, blob):
+                    columns.append(_columns(path, key, label, self.kind))
+                    where.append((len(self._blobs), *place))
+                    owners.append(owner)
+                self._blobs.append(np.frombuffer(blob, np.uint8))
         if where:
             fresh = {name: np.stack([c[name] for c in columns]) for name in columns[0]}
             self.labels = {n: np.concatenate([self.labels[n], a]) if before else a for n, a in fresh.items()}
             self._where = np.concatenate([self._where, np.array(where, np.int64)])
+            for owner, members in enumerate(self.members):
+                self.members[owner] = np.concatenate([members, before + np.flatnonzero(np.equal(owners, owner))])
         return len(self) - before
+
+    def _fresh(self, directory: Path) -> Iterator[tuple[Path, bytes]]:
+        """Shards of a folder that have not been read yet, with their bytes."""
+        known = self._seen.intersection(paths := shard_paths(directory, self.split))
+        for path in paths:
+            if path in known:
+                continue
+            try:
+                blob = _read_finished(path)
+            except DataError:
+                if known:
+                    continue
+                raise
+            known.add(path)
+            self._seen.add(path)
+            yield path, blob
 
 
 def _read_finished(path: Path) -> bytes:

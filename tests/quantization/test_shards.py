@@ -86,7 +86,7 @@ def test_the_loader_visits_every_sample_once_an_epoch(crop_shards):
     first, second = (np.concatenate([b["i"] for b, _ in part]) for part in (batches[:4], batches[4:]))
     assert sorted(first) == sorted(second) == list(range(96))
     assert (first != second).any()
-    assert batches[3][1] == Position(1) and batches[4][1] == Position(1, 1, 96)
+    assert batches[3][1] == Position(1) and batches[4][1] == Position(1, 1, (96,))
 
 
 def test_the_loader_goes_on_where_it_was(crop_shards):

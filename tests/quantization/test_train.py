@@ -140,7 +140,7 @@ def test_replicas_give_the_gradient_of_the_whole_batch(crops):
 
 
 def test_training_lowers_the_loss(crop_shards, tmp_path):
-    metrics = train(small(samples=800, batch=8, lr=4e-3, augmentation={"occlude": 0.0}), crop_shards, tmp_path)
+    metrics = train(small(samples=800, batch=8, lr=4e-3, augmentation={"occlude": 0.0}, data=[crop_shards]), tmp_path)
     steps = log_of(tmp_path, "step")
     assert steps[-1]["loss"] < 0.75 * steps[0]["loss"]
     assert steps[-1]["error_2d"] < 0.75 * steps[0]["error_2d"]
@@ -156,7 +156,7 @@ def test_training_lowers_the_loss(crop_shards, tmp_path):
 
 
 def test_the_detector_learns(frame_shards, tmp_path):
-    train(small("test_detector", samples=800, batch=16, lr=4e-3), frame_shards, tmp_path)
+    train(small("test_detector", samples=800, batch=16, lr=4e-3, data=[frame_shards]), tmp_path)
     steps = log_of(tmp_path, "step")
     assert steps[-1]["loss"] < 0.7 * steps[0]["loss"]
     assert 0 <= evaluate_path(tmp_path, frame_shards)["average_precision"] <= 1
@@ -170,13 +170,13 @@ def test_a_resumed_run_is_the_uninterrupted_one(crop_shards, tmp_path):
 
         return report
 
-    recipe = small(samples=224, threads=2, bf16=False)
-    train(recipe, crop_shards, tmp_path / "whole")
+    recipe = small(samples=224, threads=2, bf16=False, data=[crop_shards])
+    train(recipe, tmp_path / "whole")
     handler = signal.getsignal(signal.SIGTERM)
-    train(recipe, crop_shards, tmp_path / "parts", report=stopped_at(8))  # in the midst of the second epoch
+    train(recipe, tmp_path / "parts", report=stopped_at(8))  # in the midst of the second epoch
     assert signal.getsignal(signal.SIGTERM) is handler
     assert checkpoint.load_meta(tmp_path / "parts").step == 8
-    train(recipe, crop_shards, tmp_path / "parts", resume=True)
+    train(recipe, tmp_path / "parts", resume=True)
     ends = [log_of(tmp_path / name, "end")[-1] for name in ("whole", "parts")]
     assert [(end["step"], end["stopped"]) for end in ends] == [(14, False)] * 2
     for name in (checkpoint.MODEL, checkpoint.RESUME):
@@ -187,7 +187,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(crop_shards, tmp_path):
 
 def test_a_second_thread_can_train(crop_shards, tmp_path):
     done = []
-    thread = threading.Thread(target=lambda: done.append(train(small(samples=32), crop_shards, tmp_path)))
+    thread = threading.Thread(target=lambda: done.append(train(small(samples=32, data=[crop_shards]), tmp_path)))
     thread.start()
     thread.join()
     assert done[0]["crops"] == 16
@@ -202,7 +202,7 @@ def test_a_non_finite_step_is_skipped_and_twenty_end_the_run(crop_shards, tmp_pa
         return (total * float("nan") if len(calls) == 3 else total), parts
 
     monkeypatch.setitem(loop.TASKS, "landmarks", loop.Task(**{**vars(loop.TASKS["landmarks"]), "loss": sometimes}))
-    train(small(samples=80), crop_shards, tmp_path / "one")
+    train(small(samples=80, data=[crop_shards]), tmp_path / "one")
     assert checkpoint.load_meta(tmp_path / "one").step == 4
     assert [r["in_a_row"] for r in log_of(tmp_path / "one", "skipped")] == [1]
     assert all(t.isfinite().all() for t in checkpoint.load_tensors(tmp_path / "one", checkpoint.MODEL, 4).values())
@@ -210,7 +210,7 @@ def test_a_non_finite_step_is_skipped_and_twenty_end_the_run(crop_shards, tmp_pa
     always = loop.Task(**{**vars(loop.TASKS["landmarks"]), "loss": lambda f, b, w: (f["z"].sum() * float("inf"), {})})
     monkeypatch.setitem(loop.TASKS, "landmarks", always)
     with pytest.raises(DataError, match="20 steps in a row"):
-        train(small(samples=4000), crop_shards, tmp_path / "all")
+        train(small(samples=4000, data=[crop_shards]), tmp_path / "all")
     assert not (tmp_path / "all" / checkpoint.META).exists()
 
 
@@ -222,7 +222,7 @@ def test_recipes_name_what_is_wrong():
 
 
 def test_the_learning_rate_warms_up_and_falls(crop_shards, tmp_path):
-    run = loop.Run(small(samples=1600, warmup=10, lr=1.0, final_lr=0.01), crop_shards, tmp_path, False, None)
+    run = loop.Run(small(samples=1600, warmup=10, lr=1.0, final_lr=0.01, data=[crop_shards]), tmp_path, False, None)
     try:
         assert run.lr == pytest.approx(0.1)
         run.step, run.samples = 50, 800
@@ -279,13 +279,13 @@ def test_the_wrong_folder_is_named(crop_shards, frame_shards, saved):
     with pytest.raises(DataError, match="of kind 'frame', expected 'crop'"):
         evaluate_path(saved, frame_shards)
     with pytest.raises(DataError, match="no shard"):
-        train(small(), saved, saved / "out")
+        train(small(data=[saved]), saved / "out")
     with pytest.raises(DataError, match="is no checkpoint"):
-        train(small(), crop_shards, saved / "out", resume=True)
+        train(small(data=[crop_shards]), saved / "out", resume=True)
 
 
 def test_a_run_starts_from_the_weights_of_another(crop_shards, saved, tmp_path):
-    train(small(lr=0.0), crop_shards, tmp_path / "on", start=saved)  # nothing is learnt: the weights stay
+    train(small(lr=0.0, data=[crop_shards]), tmp_path / "on", start=saved)  # nothing is learnt: the weights stay
     before, _ = checkpoint.load_model(saved)
     after, _ = checkpoint.load_model(tmp_path / "on")
     records = map(json.loads, (tmp_path / "on" / "log.jsonl").read_text().splitlines())
@@ -296,7 +296,7 @@ def test_a_run_starts_from_the_weights_of_another(crop_shards, saved, tmp_path):
     for (name, a), b in zip(before.named_parameters(), after.parameters(), strict=True):
         torch.testing.assert_close(a, b, msg=name)
     with pytest.raises(DataError, match="a test_detector can start from a float one only"):
-        train(small(model="test_detector"), crop_shards, tmp_path / "other", start=saved)
+        train(small(model="test_detector", data=[crop_shards]), tmp_path / "other", start=saved)
 
 
 def test_the_commands(crop_shards, tmp_path):
