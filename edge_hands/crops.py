@@ -9,6 +9,7 @@ learn upright right hands.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -34,12 +35,10 @@ class Crop:
 
     def matrix(self, size: float = 1.0) -> np.ndarray:
         """(2, 3) affine map from frame pixels to crop pixels of a ``size`` x ``size`` image (1 -> [0, 1])."""
-        scale = size / self.side
-        c, s = np.cos(self.angle) * scale, np.sin(self.angle) * scale
-        linear = np.array([[c, s], [-s, c]])
-        if self.mirror:
-            linear[0] = -linear[0]
-        return np.hstack([linear, (size / 2 - linear @ np.asarray(self.center, float))[:, None]])
+        scale, (x, y) = size / self.side, self.center
+        c, s, turned = math.cos(self.angle) * scale, math.sin(self.angle) * scale, -1.0 if self.mirror else 1.0
+        across, down = (turned * c, turned * s), (-s, c)
+        return np.array([[*row, size / 2 - row[0] * x - row[1] * y] for row in (across, down)])
 
     def to_crop(self, uv: np.ndarray, size: float = 1.0) -> np.ndarray:
         """Frame pixels (..., 2) -> crop coordinates (..., 2), [0, 1] inside the crop for ``size`` 1."""
@@ -49,7 +48,7 @@ class Crop:
     def to_frame(self, uv: np.ndarray, size: float = 1.0) -> np.ndarray:
         """Inverse of ``to_crop``."""
         m = self.matrix(size)
-        return (uv - m[:, 2]) @ np.linalg.inv(m[:, :2]).T
+        return (uv - m[:, 2]) @ m[:, :2] * (self.side / size) ** 2  # the inverse of a turn is its transpose
 
     def rotation(self) -> np.ndarray:
         """(3, 3) orthogonal map from frame camera axes to crop camera axes (x right, y down, z forward)."""
@@ -70,11 +69,27 @@ class Crop:
 
         A crop much larger than ``size`` is area-averaged first, or fine texture would alias.
         """
-        image, shrink = halve_until(image, self.side / size)
+        part, left, top = self._part(image, size)
+        image, shrink = halve_until(part, self.side / size)
         m = self.matrix(size)
+        m[:, 2] += m[:, :2] @ (left, top)
         m[:, :2] *= shrink
-        m[:, 2] += m[:, :2] @ np.array([0.5, 0.5]) - 0.5  # pixel centres: OpenCV's (0, 0) is our (0.5, 0.5)
+        m[:, 2] += m[:, :2] @ (0.5, 0.5) - 0.5  # pixel centres: OpenCV's (0, 0) is our (0.5, 0.5)
         return cv2.warpAffine(image, m, (size, size), flags=cv2.INTER_LINEAR, borderMode=border)
+
+    def _part(self, image: np.ndarray, size: int) -> tuple[np.ndarray, int, int]:
+        """What of ``image`` must be averaged for ``warp``, with its left and top: the whole, if nothing must be.
+
+        It begins and ends where the blocks that are averaged do, so that they are those of the whole image.
+        """
+        if self.side < 2 * size:
+            return image, 0, 0
+        block = 2 ** (math.frexp(self.side / size)[1] - 1)
+        corners = self.to_frame(np.array([[0, 0], [0, 1], [1, 0], [1, 1]])) // block * block
+        left, top = (int(max(0, edge - block)) for edge in corners.min(0))
+        right, bottom = (int(max(0, edge + 3 * block)) for edge in corners.max(0))
+        part = image[top:bottom, left:right]
+        return (part, left, top) if min(part.shape[:2]) >= 4 * block else (image, 0, 0)
 
 
 def halve_until(image: np.ndarray, ratio: float) -> tuple[np.ndarray, int]:

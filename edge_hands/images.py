@@ -25,16 +25,15 @@ def check_frame(frame: np.ndarray) -> np.ndarray:
     """
     if not isinstance(frame, np.ndarray):
         raise FrameError(f"A frame must be a numpy array (H, W, 3) of RGB, not a {type(frame).__name__}.")
-    found = f"{frame.dtype} {list(frame.shape)}"
     if frame.ndim not in (2, 3):
-        raise FrameError(f"A frame must have the shape (H, W, 3) or (H, W); found {found}.")
+        raise FrameError(f"A frame must have the shape (H, W, 3) or (H, W); found {_found(frame)}.")
     if frame.ndim == 3 and frame.shape[2] not in (1, 3, 4):
         hint = "; it looks like channels first: use frame.transpose(1, 2, 0)" if frame.shape[0] in (1, 3, 4) else ""
-        raise FrameError(f"A frame must have 1, 3 or 4 channels in its last axis; found {found}{hint}.")
+        raise FrameError(f"A frame must have 1, 3 or 4 channels in its last axis; found {_found(frame)}{hint}.")
     if not all(MIN_SIDE <= side <= MAX_SIDE for side in frame.shape[:2]):
-        raise FrameError(f"A frame's sides must be {MIN_SIDE} to {MAX_SIDE} pixels; found {found}.")
+        raise FrameError(f"A frame's sides must be {MIN_SIDE} to {MAX_SIDE} pixels; found {_found(frame)}.")
     if frame.dtype != np.uint8:
-        frame = _to_bytes(frame, found)
+        frame = _to_bytes(frame)
     if frame.ndim == 2:
         frame = frame[:, :, None]
     if frame.shape[2] == 1:
@@ -42,7 +41,12 @@ def check_frame(frame: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(frame[:, :, :3])
 
 
-def _to_bytes(frame: np.ndarray, found: str) -> np.ndarray:
+def _found(frame: np.ndarray) -> str:
+    return f"{frame.dtype} {list(frame.shape)}"
+
+
+def _to_bytes(frame: np.ndarray) -> np.ndarray:
+    found = _found(frame)
     if not np.issubdtype(frame.dtype, np.floating):
         raise FrameError(f"A frame must be uint8, or float in [0, 1]; found {found}.")
     low, high = float(frame.min()), float(frame.max())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -81,6 +82,22 @@ def test_a_warped_crop_shows_what_its_coordinates_say(side, size):
     v, u = (np.mgrid[:size, :size] + 0.5) / size
     error = crop.warp(frame, size)[..., :2] - crop.to_frame(np.stack([u, v], -1))
     assert np.abs(error).max() < 0.02
+
+
+@pytest.mark.parametrize("border", [cv2.BORDER_CONSTANT, cv2.BORDER_REPLICATE])
+def test_a_large_crop_averages_its_part_of_the_frame_as_the_whole_frame_is(rng, monkeypatch, border):
+    frame = rng.integers(0, 255, (421, 643, 3), np.uint8)
+    crops = [
+        Crop((float(x), float(y)), float(side), float(angle), bool(angle > 0))
+        for x, y, side, angle in zip(*rng.uniform([[-50], [-50], [64], [-3]], [[700], [480], [900], [3]], (4, 40)))
+    ]
+    assert sum(crop._part(frame, 32)[0].size < frame.size for crop in crops) > 20
+    parts = [crop.warp(frame, 32, border) for crop in crops]
+    monkeypatch.setattr(Crop, "_part", lambda self, image, size: (image, 0, 0))
+    for crop, part in zip(crops, parts):
+        differences = np.abs(part.astype(int) - crop.warp(frame, 32, border))
+        assert differences.max() <= 1  # a rounding of the last bit
+        assert (differences > 0).mean() < 0.01
 
 
 def test_outside_the_frame_is_black():
