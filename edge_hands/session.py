@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import median
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edge_hands import bundle as bundles
-from edge_hands import runtimes
 from edge_hands.bundle import Bundle, Manifest, Tensor, Variant
+from edge_hands.choice import open_first
 from edge_hands.errors import BundleError, EdgeHandsError, FrameError, RuntimeUnavailable, SessionError
 from edge_hands.runtimes.base import Runtime, RuntimeOptions
 from edge_hands.signing import PublicKey
@@ -72,7 +72,8 @@ class Session:
         """Verify the bundle in ``bundle_dir`` and load it: ``runtime`` by name, or the first that works here.
 
         ``scan`` asks for the "native" form of the model (our kernels) or the "portable" one (built-in operations); of
-        both, "auto" takes the native one where its kernels load. ``variant.scan`` says which form was taken. With
+        both, "auto" takes the native one where its kernels load. ``variant.scan`` says which form was taken;
+        ``edge-hands inspect`` says it beforehand, with what keeps the other forms from running. With
         ``public_key`` (a PEM file or its bytes) the bundle must be signed with that key: see ``edge_hands.signing``.
 
         Raises BundleError for a bundle that is not whole and sound, RuntimeUnavailable when nothing can run it.
@@ -81,8 +82,7 @@ class Session:
             raise RuntimeUnavailable(f"threads must be 1 to 256, not {threads}.")
         before, start = _resident_bytes(), time.perf_counter()
         bundle = bundles.load(bundle_dir, public_key)
-        kind, variant = _choose(bundle, runtime, scan)
-        loaded = kind.load(bundle, variant, RuntimeOptions(threads))
+        variant, loaded = open_first(bundle, runtime, scan, RuntimeOptions(threads))
         return cls(bundle, variant, loaded, (time.perf_counter() - start) * 1e3, before)
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -155,27 +155,6 @@ class Session:
         now = _resident_bytes()
         if now is not None and self._resident_before is not None:
             self._resident = max(0, now - self._resident_before)
-
-
-def _choose(bundle: Bundle, name: str, scan: str) -> tuple[type[Runtime], Variant]:
-    if scan not in ("auto", "native", "portable"):
-        raise RuntimeUnavailable(f"scan must be auto, native or portable, not {scan!r}.")
-    forms = [variant for variant in bundle.manifest.variants if scan in ("auto", variant.scan)]
-    asked = replace(bundle, manifest=bundle.manifest.model_copy(update={"variants": tuple(forms)}))
-    reasons = []
-    for candidate in runtimes.NAMES if name == "auto" else (name,):
-        kind = runtimes.get(candidate)
-        available = kind.availability()
-        try:
-            variant = kind.choose(asked)
-        except RuntimeUnavailable as error:
-            reasons.append(f"{candidate}: {error}")
-            continue
-        if variant is not None and available:
-            return kind, variant
-        missing = f"the bundle has no {'' if scan == 'auto' else scan + ' '}form for it"
-        reasons.append(f"{candidate}: {available.reason if variant is not None else missing}")
-    raise RuntimeUnavailable(f"{bundle.folder} ({bundle.manifest.name}) cannot run here. {'; '.join(reasons)}.")
 
 
 def _check_input(tensor: Tensor, array: np.ndarray) -> None:

@@ -33,11 +33,14 @@ def command() -> None:
         except PackageNotFoundError:
             row(package, None, "not installed by pip")
     row("kernels", *_kernels())
-    row("TFLite delegate", *_delegate())
-    states = {name: runtimes.get(name).availability() for name in runtimes.NAMES}
-    for name, state in states.items():
+    kinds = {name: runtimes.get(name) for name in runtimes.NAMES}
+    for name, kind in kinds.items():
+        state, native = kind.availability(), kind.native()
         row(f"runtime {name}", True if state else None, state.version or state.reason or "")
-    good &= any(states.values())
+        if state and native != state:
+            text = native.version if not native.first else f"first {native.first}"
+            row("  native forms", True if native else None, text or native.reason or "")
+    good &= any(kind.availability() for kind in kinds.values())
     for kind in ("landmarks", "detector"):
         try:
             loaded = bundle.load(bundle.bundled(kind))
@@ -58,13 +61,3 @@ def _kernels() -> tuple[bool | None, str]:
         return True, f"instruction set {kernels.isa()}"
     except (ImportError, OSError) as error:
         return None, f"not built, portable forms are used: {error}"
-
-
-def _delegate() -> tuple[bool | None, str]:
-    try:
-        from edge_hands.kernels.delegate import delegate_path
-
-        path = delegate_path()
-    except (ImportError, OSError):
-        path = None
-    return (True, path.name) if path else (None, "not built or does not load: LiteRT runs portable forms only")

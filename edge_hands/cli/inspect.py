@@ -9,12 +9,15 @@ import typer
 
 if TYPE_CHECKING:
     from edge_hands.bundle import Bundle
+    from edge_hands.choice import Choice
+    from edge_hands.runtimes.base import Availability
 
 
 def command(
     bundles: Annotated[list[Path] | None, typer.Argument(metavar="[BUNDLE]...", help="Folders of bundles.")] = None,
 ) -> None:
-    """Verify BUNDLE (size and hash of every file) and print its manifest. Without one: the models of the package."""
+    """Verify BUNDLE (size and hash of every file) and print its manifest, what a session would take here, and why not
+    the others. Without one: the models of the package."""
     from edge_hands.bundle import bundled, load
 
     for folder in bundles or [bundled("landmarks"), bundled("detector")]:
@@ -24,7 +27,7 @@ def command(
 def _print(bundle: Bundle) -> None:
     from rich.markup import escape
 
-    from edge_hands import runtimes
+    from edge_hands.choice import choices
     from edge_hands.cli.console import out, table
 
     manifest = bundle.manifest
@@ -40,15 +43,13 @@ def _print(bundle: Bundle) -> None:
             shape = "x".join(map(str, tensor.shape)) + (f" {tensor.layout}" if tensor.layout else "")
             tensors.add_row(f"{way:>3} {escape(tensor.name)}", shape, tensor.dtype, limits, escape(tensor.unit))
     forms = table("forms", "runtime", "scan", "file", "bytes", "here", right=("bytes",))
-    for variant in manifest.variants:
-        if variant.runtime in runtimes.NAMES:
-            state = runtimes.get(variant.runtime).availability()
-            here = f"yes, {state.version}" if state else f"no: {state.reason}"
-        else:
-            here = "no: unknown to this version"
-        size = sum(file.size for file in manifest.files_of(variant))
-        forms.add_row(variant.runtime, variant.scan, escape(variant.path), str(size), escape(here))
+    tried = choices(manifest)
+    for choice in tried:
+        size = sum(file.size for file in manifest.files_of(choice.variant))
+        here = escape(_here(choice.state))
+        forms.add_row(choice.variant.runtime, choice.variant.scan, escape(choice.variant.path), str(size), here)
     out.print(tensors, forms, sep="\n")
+    out.print(escape(_taken(tried)), soft_wrap=True)
     for name in ("quantization", "accuracy", "gate"):
         rows = list(_flat(getattr(manifest, name)))
         if rows:
@@ -57,6 +58,23 @@ def _print(bundle: Bundle) -> None:
                 part.add_row(escape(key), escape(value))
             out.print(part)
     out.print()
+
+
+def _here(state: Availability) -> str:
+    if not state:
+        return f"no: {state.reason}"
+    return f"yes, {state.version}" + (f"; first {state.first}" if state.first else "")
+
+
+def _taken(tried: list[Choice]) -> str:
+    """What a session would do with the forms, in its order."""
+    ready = [choice for choice in tried if choice.state]
+    if not ready:
+        return "A session here takes none of them: the last column says what is missing."
+    text, first = f"A session here takes {ready[0].name}", ready[0].state.first
+    if first:
+        text += f"; first {first}, and if that fails it takes {ready[1].name if ready[1:] else 'nothing'}"
+    return f"{text}."
 
 
 def _flat(content: Any, prefix: str = "") -> list[tuple[str, str]]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
 from edge_hands.bundle import Bundle, Variant
-from edge_hands.errors import BundleError, RuntimeUnavailable
+from edge_hands.errors import BundleError
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,14 @@ class RuntimeOptions:
 
 @dataclass(frozen=True)
 class Availability:
-    """Whether a runtime works here: its ``version`` when it does, else the ``reason`` with what to do."""
+    """Whether something works here: its ``version`` when it does, else the ``reason`` with what to do.
+
+    ``first`` is what opening does before it works, which takes long and can fail.
+    """
 
     version: str | None = None
     reason: str | None = None
+    first: str | None = None
 
     def __bool__(self) -> bool:
         return self.version is not None
@@ -46,18 +51,22 @@ class Runtime(ABC):
         return True
 
     @classmethod
-    def choose(cls, bundle: Bundle) -> Variant | None:
-        """The variant of the bundle that this runtime would run here, or None: portable forms, unless overridden.
+    def native(cls) -> Availability:
+        """Whether native forms, whose scans call our kernels, run here, as far as can be said without compiling."""
+        return cls.availability()
 
-        RuntimeUnavailable, with what to do, when there are variants for it that cannot run on this machine.
-        """
-        mine = [variant for variant in bundle.manifest.variants if variant.runtime == cls.name]
-        return next((variant for variant in mine if variant.scan == "portable"), None)
+    @classmethod
+    def readiness(cls, variant: Variant) -> Availability:
+        """Whether ``variant``, one for this runtime, runs here. Never raises, loads and compiles nothing of it."""
+        return cls.native() if variant.scan == "native" and cls.availability() else cls.availability()
 
     @classmethod
     @abstractmethod
     def load(cls, bundle: Bundle, variant: Variant, options: RuntimeOptions) -> Runtime:
-        """A model from the verified bytes ``bundle.contents[variant.path]``; BundleError if they are not one."""
+        """A model from the verified bytes ``bundle.contents[variant.path]``.
+
+        BundleError if they are not one; RuntimeUnavailable if this machine lacks what they need.
+        """
 
     @abstractmethod
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -68,20 +77,14 @@ class Runtime(ABC):
         """Release the model. The session calls it once."""
 
 
-def native_or_portable(bundle: Bundle, runtime: str, native: bool, library: str) -> Variant | None:
-    """The native form of a runtime's two if ``native``, which says whether ``library`` loads, else the portable one.
-
-    RuntimeUnavailable when the bundle has only a native form, which cannot run.
-    """
-    forms = {variant.scan: variant for variant in bundle.manifest.variants if variant.runtime == runtime}
-    if "native" in forms and native:
-        return forms["native"]
-    if "native" in forms and "portable" not in forms:
-        raise RuntimeUnavailable(
-            f"the bundle has only a native form, whose scans need {library}, which is not there or does not load: "
-            "install edge_hands with a C++ compiler at hand, or export with --scan both"
-        )
-    return forms.get("portable")
+def needs_library(name: str, version: str | None, path: Path | None) -> Availability:
+    """Of native forms that need our library ``name``, which is at ``path`` or does not load."""
+    if path is not None:
+        return Availability(version=f"{version}, {name}")
+    return Availability(
+        reason=f"its scans need {name}, which is not there or does not load: install edge_hands again with a C++ "
+        "compiler at hand, or export with --scan both"
+    )
 
 
 def unreadable(bundle: Bundle, variant: Variant, runtime: str, error: Exception) -> BundleError:

@@ -6,6 +6,7 @@ be, the portable form runs, which is made of ExecuTorch's own operators only.
 
 from __future__ import annotations
 
+import re
 import threading
 import warnings
 from contextlib import suppress
@@ -79,20 +80,18 @@ class ExecuTorch(Runtime):
             return Availability(reason=f"executorch is not installed as a package: {install}")
 
     @classmethod
-    def choose(cls, bundle: Bundle) -> Variant | None:
-        """The native form if its kernels are there or can be compiled, else the portable one; RuntimeUnavailable if
-        neither can run."""
-        forms = {variant.scan: variant for variant in bundle.manifest.variants if variant.runtime == cls.name}
-        if "native" in forms and cls.availability():
+    def native(cls) -> Availability:
+        try:
             from edge_hands.kernels import executorch as kernels
 
-            try:
-                kernels.build()
-                return forms["native"]
-            except RuntimeUnavailable as error:
-                if "portable" not in forms:
-                    raise RuntimeUnavailable(f"the bundle has only a native form; {error}") from error
-        return forms.get("portable") or forms.get("native")
+            first = None if kernels.ready() else "its kernels are compiled, some seconds"
+        except ImportError:
+            return Availability(
+                reason="our kernels were not built: install edge-hands again with a C++ compiler at hand"
+            )
+        except RuntimeUnavailable as error:
+            return Availability(reason=str(error))
+        return Availability(version=f"{cls.availability().version}, our kernels", first=first)
 
     @classmethod
     def load(cls, bundle: Bundle, variant: Variant, options: RuntimeOptions) -> ExecuTorch:
@@ -144,6 +143,13 @@ def _load_program(bundle: Bundle, variant: Variant) -> Any:
         program.load_method(_METHOD)
         return program
     except (RuntimeError, ValueError, TypeError) as error:
+        registry = Runtime.get().backend_registry
+        named = sorted(name.decode() for name in set(re.findall(rb"[A-Z]\w{1,40}Backend\b", content)))
+        if missing := [name for name in named if not registry.is_available(name)]:
+            raise RuntimeUnavailable(
+                f"{variant.path} needs the delegate {missing[0]}, which the installed ExecuTorch does not have (it has "
+                f"{', '.join(filter(registry.is_available, registry.registered_backend_names))}): export it for one"
+            ) from error
         raise unreadable(bundle, variant, "ExecuTorch", error) from error
 
 

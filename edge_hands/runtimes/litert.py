@@ -16,7 +16,7 @@ import numpy as np
 
 from edge_hands.bundle import Bundle, Tensor, Variant
 from edge_hands.errors import BundleError, RuntimeUnavailable
-from edge_hands.runtimes.base import Availability, Runtime, RuntimeOptions, native_or_portable, unreadable
+from edge_hands.runtimes.base import Availability, Runtime, RuntimeOptions, needs_library, unreadable
 
 #: Packages that hold an interpreter, the first that is installed is used: what pip calls them, and their module.
 _PACKAGES = {"ai-edge-litert": "ai_edge_litert", "tflite-runtime": "tflite_runtime"}
@@ -43,9 +43,8 @@ class LiteRT(Runtime):
         return Availability(version=f"{package} {found}")
 
     @classmethod
-    def choose(cls, bundle: Bundle) -> Variant | None:
-        """The native form where the delegate loads, else the portable one; RuntimeUnavailable if neither can run."""
-        return native_or_portable(bundle, cls.name, _delegate_path() is not None, "libedge_hands_tflite.so")
+    def native(cls) -> Availability:
+        return needs_library("libedge_hands_tflite.so", cls.availability().version, _delegate_path())
 
     @classmethod
     def load(cls, bundle: Bundle, variant: Variant, options: RuntimeOptions) -> LiteRT:
@@ -99,10 +98,13 @@ def _delegate_path() -> Path | None:
 
 
 def _load_delegate(package: Any, threads: int) -> Any:
+    path = _delegate_path()
+    if path is None:  # ``native`` said so, and was not asked
+        raise RuntimeUnavailable(str(LiteRT.native().reason))
     try:
-        return package.load_delegate(str(_delegate_path()), {"threads": threads})
+        return package.load_delegate(str(path), {"threads": threads})
     except (ValueError, OSError) as error:  # EDGE_HANDS_ISA names a row that this CPU lacks, say
-        raise RuntimeUnavailable(f"The delegate of our scans does not start: {' '.join(str(error).split())}") from error
+        raise RuntimeUnavailable(f"the delegate of our scans does not start: {' '.join(str(error).split())}") from error
 
 
 def _agree(tensor: Tensor, theirs: str, details: dict[str, dict[str, Any]], what: str) -> None:

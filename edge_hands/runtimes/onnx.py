@@ -15,7 +15,7 @@ import numpy as np
 
 from edge_hands.bundle import Bundle, Tensor, Variant
 from edge_hands.errors import BundleError, RuntimeUnavailable
-from edge_hands.runtimes.base import Availability, Runtime, RuntimeOptions, native_or_portable, unreadable
+from edge_hands.runtimes.base import Availability, Runtime, RuntimeOptions, needs_library, unreadable
 
 _PACKAGE = "onnxruntime"
 #: ORT_LOGGING_LEVEL_FATAL: what goes wrong is raised, and says so once.
@@ -41,9 +41,8 @@ class OnnxRuntime(Runtime):
         return Availability(reason=f"{_PACKAGE} is not installed: pip install 'edge-hands[onnx]'")
 
     @classmethod
-    def choose(cls, bundle: Bundle) -> Variant | None:
-        """The native form where our library loads, else the portable one; RuntimeUnavailable if neither can run."""
-        return native_or_portable(bundle, cls.name, _library() is not None, "libedge_hands_onnx.so")
+    def native(cls) -> Availability:
+        return needs_library("libedge_hands_onnx.so", cls.availability().version, _library())
 
     @classmethod
     def load(cls, bundle: Bundle, variant: Variant, options: RuntimeOptions) -> OnnxRuntime:
@@ -93,8 +92,8 @@ def _session(data: bytes, threads: int, native: bool = False) -> Any:
     options = ort.SessionOptions()
     if native:
         library = _library()
-        if library is None:
-            raise RuntimeUnavailable("libedge_hands_onnx.so is not there or does not load: it runs the native form.")
+        if library is None:  # ``native`` said so, and was not asked
+            raise RuntimeUnavailable(str(OnnxRuntime.native().reason))
         options.register_custom_ops_library(str(library))
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = _QUIET

@@ -1,7 +1,7 @@
 """The network itself in PyTorch, rebuilt from safetensors: the reference that other runtimes are compared with.
 
-``variant.config`` is ``{"model": name, "overrides": {...}, "stage": "float" | "qat"}``: a float model runs as it was
-trained, a "qat" one as the converted fake-quantised graph whose scales every other target carries.
+``variant.config`` is ``{"model": name, "overrides": {...}, "stage": "float" | "qat", "scheme": {...}}``: a float model
+runs as it was trained, a "qat" one as the converted fake-quantised graph whose scales every other target carries.
 """
 
 from __future__ import annotations
@@ -33,11 +33,6 @@ class TorchEager(Runtime):
             return Availability(version=version("torch"))
         except PackageNotFoundError:
             return Availability(version="unknown")
-
-    @classmethod
-    def choose(cls, bundle: Bundle) -> Variant | None:
-        """Any variant for torch: its scan op holds both forms."""
-        return next((variant for variant in bundle.manifest.variants if variant.runtime == cls.name), None)
 
     @classmethod
     def load(cls, bundle: Bundle, variant: Variant, options: RuntimeOptions) -> TorchEager:

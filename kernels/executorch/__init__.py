@@ -26,7 +26,7 @@ from pathlib import Path
 
 from edge_hands.errors import RuntimeUnavailable
 
-__all__ = ["OPERATORS", "Kernels", "build", "load"]
+__all__ = ["OPERATORS", "Kernels", "build", "load", "ready"]
 
 #: What ``load`` registers.
 OPERATORS = tuple(
@@ -63,11 +63,34 @@ class Kernels:
         return self._library.edge_hands_error().decode()
 
 
+@dataclass(frozen=True)
+class _Recipe:
+    """What ``build`` makes of what: the library's place in the cache, and the compiler, None if it is there already."""
+
+    library: Path
+    compiler: tuple[str, ...] | None
+    package: Path
+    release: str
+    archive: Path
+
+
+def ready() -> bool:
+    """Whether ``build`` has nothing to compile. Raises RuntimeUnavailable, as ``build`` does, for what is missing."""
+    return _recipe().compiler is None
+
+
 def build() -> Path:
     """The kernel library for the installed executorch, from the cache or compiled now (some seconds).
 
     Raises RuntimeUnavailable that says what is missing: executorch, a C++ compiler, or files of this package.
     """
+    recipe = _recipe()
+    if recipe.compiler is not None:
+        _compile(recipe)
+    return recipe.library
+
+
+def _recipe() -> _Recipe:
     if sys.platform != "linux":
         raise RuntimeUnavailable(
             f"the ExecuTorch kernels can be built on Linux only, not on {sys.platform}; the portable form needs none"
@@ -79,35 +102,38 @@ def build() -> Path:
     digest = hashlib.sha256("\0".join((release, *_FLAGS, *_DEFINITIONS, *_LINK)).encode())
     for path in (_SOURCE, archive, *headers):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
-    folder = _cache_folder()
-    library = folder / f"executorch-{_plain(release)}-{digest.hexdigest()[:16]}" / _LIBRARY
+    library = _cache_folder() / f"executorch-{_plain(release)}-{digest.hexdigest()[:16]}" / _LIBRARY
     if library.is_file():
-        return library
+        return _Recipe(library, None, package, release, archive)
     compiler = _compiler()
     if compiler is None:
         raise RuntimeUnavailable(
             "the ExecuTorch kernels are compiled on first use, and no C++ compiler was found: install one "
             "(apt-get install g++) or name it in CXX; the portable form of a bundle needs none"
         )
+    return _Recipe(library, compiler, package, release, archive)
+
+
+def _compile(recipe: _Recipe) -> None:
+    package, compiler, library = recipe.package, recipe.compiler, recipe.library
     includes = (package / "include", package / "include/executorch/runtime/core/portable_type/c10")
     library.parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix="building-") as scratch:
+    with tempfile.TemporaryDirectory(dir=library.parent.parent, prefix="building-") as scratch:
         made = Path(scratch) / _LIBRARY
         command = [
             *(*compiler, *_FLAGS, *_DEFINITIONS, f"-I{_HEADERS}"),
             *(word for include in includes for word in ("-isystem", str(include))),
-            *(str(_SOURCE), str(archive), "-o", str(made)),
+            *(str(_SOURCE), str(recipe.archive), "-o", str(made)),
             *(f"-L{package / 'lib'}", "-l:libexecutorch.so", *_LINK),
         ]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             wrong = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[-300:])
             raise RuntimeUnavailable(
-                f"{compiler[0]} cannot compile the kernels for executorch {release}: {wrong.strip()}; "
+                f"{compiler[0]} cannot compile the kernels for executorch {recipe.release}: {wrong.strip()}; "
                 "the portable form of a bundle needs none"
             )
         os.replace(made, library)
-    return library
 
 
 def load() -> Kernels:

@@ -88,13 +88,44 @@ def test_inspect_verifies_and_describes(edge_hands, tmp_path):
     assert "newer version" in done.stderr
 
 
+def test_inspect_says_what_a_session_takes_and_what_keeps_the_rest_from_it(called, tmp_path, monkeypatch):
+    from edge_hands import bundle, runtimes
+    from edge_hands.kernels import delegate
+
+    folder = shutil.copytree(BUNDLES / "test_dfmamba", tmp_path / "b")
+    manifest = bundle.load(folder).manifest
+    portable = next(variant for variant in manifest.variants if variant.runtime == "litert")
+    changes = ({"scan": "native"}, {}, {"runtime": "executorch", "scan": "native"}, {"runtime": "abacus"})
+    variants = tuple(portable.model_copy(update=change) for change in changes)
+    bundle.write_manifest(folder, manifest.model_copy(update={"variants": variants}))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(delegate, "_LIBRARY", "libnot_there.so")
+    monkeypatch.setattr("edge_hands.cli.console.out.width", 300)
+    delegate.delegate_path.cache_clear()
+    try:
+        code, out, _ = called("inspect", folder)
+        assert code == 0
+        assert "no: its scans need libedge_hands_tflite.so, which is not there or does not load: install" in out
+        assert "A session here takes litert portable." in out
+        assert "no: this version of edge_hands has no such runtime" in out
+        if runtimes.get("executorch").availability():
+            assert "our kernels; first its kernels are compiled, some seconds" in out
+            bundle.write_manifest(folder, manifest.model_copy(update={"variants": variants[2:]}))
+            out = called("inspect", folder)[1]
+            assert "takes executorch native; first its kernels are compiled, some seconds, and if that fails" in out
+        bundle.write_manifest(folder, manifest.model_copy(update={"variants": variants[:1]}))
+        assert "A session here takes none of them" in called("inspect", folder)[1]
+    finally:
+        delegate.delegate_path.cache_clear()
+
+
 def test_doctor_names_runtimes_kernels_and_models(edge_hands):
     done = edge_hands("doctor")
     assert done.returncode in (0, 1)
     for word in (
         "Python",
         "kernels",
-        "TFLite delegate",
+        "native forms",
         "runtime litert",
         "runtime torch",
         "model landmarks",

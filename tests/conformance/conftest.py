@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
@@ -13,7 +18,8 @@ import pytest
 from edge_hands import bundle as bundles
 from edge_hands import runtimes
 
-STORED = Path(__file__).parents[1] / "data" / "bundles"
+ROOT = Path(__file__).parents[2]
+STORED = ROOT / "tests" / "data" / "bundles"
 MODELS = ("test_dfmamba", "test_detector")
 
 
@@ -44,10 +50,14 @@ def _stored(model: str) -> bundles.Manifest:
 
 
 @pytest.fixture(scope="session")
-def bundle_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str, str], Path]:
-    """``bundle_of(model, runtime, scan)`` -> the folder of a bundle with that one form; skips what cannot run here."""
+def bundle_of(request: pytest.FixtureRequest) -> Callable[[str, str, str], Path]:
+    """``bundle_of(model, runtime, scan)`` -> the folder of a bundle with that one form; skips what cannot run here.
+
+    Nobody may write to it: an export takes up to half a minute, and is kept in pytest's cache for the next session,
+    until code that exports changes.
+    """
     models: dict[str, object] = {}
-    folders: dict[tuple[str, str, str], Path] = {}
+    kept = request.config.cache.mkdir("edge_hands-bundles")
 
     def get(model: str, runtime: str, scan: str) -> Path:
         available = runtimes.get(runtime).availability()
@@ -56,23 +66,37 @@ def bundle_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str, s
         manifest = _stored(model)
         if any((variant.runtime, variant.scan) == (runtime, scan) for variant in manifest.variants):
             return STORED / model
-        if (model, runtime, scan) not in folders:
-            exporter = exporters().get(runtime)
-            if exporter is None:
-                pytest.skip(f"no bundle for {runtime} is stored, and without torch none can be exported")
+        exporter = exporters().get(runtime)
+        if exporter is None:
+            pytest.skip(f"no bundle for {runtime} is stored, and without torch none can be exported")
+        folder = kept / f"{model}-{runtime}-{scan}-{_made_of(model, exporter.TOOLS)}"
+        if not folder.is_dir():
             if model not in models:
                 models[model] = _quantised(model)
-            folder = tmp_path_factory.mktemp(f"{model}-{runtime}-{scan}")
-            source = tmp_path_factory.mktemp(f"{model}-checkpoint")
-            _checkpoint(model, source)
-            form = {"scan": scan} if scan in getattr(exporter, "SCANS", ()) else {}
-            variant = exporter.export(models[model], source, folder, **form)
-            files = bundles.describe_variant(folder, variant)
-            bundles.write_manifest(folder, manifest.model_copy(update={"variants": (variant,), "files": files}))
-            folders[model, runtime, scan] = folder
-        return folders[model, runtime, scan]
+            with tempfile.TemporaryDirectory(dir=kept) as scratch:
+                made, source = Path(scratch, "bundle"), Path(scratch, "checkpoint")
+                made.mkdir(), source.mkdir()
+                _checkpoint(model, source)
+                form = {"scan": scan} if scan in getattr(exporter, "SCANS", ()) else {}
+                variant = exporter.export(models[model], source, made, **form)
+                files = bundles.describe_variant(made, variant)
+                bundles.write_manifest(made, manifest.model_copy(update={"variants": (variant,), "files": files}))
+                with suppress(OSError):  # another test run was faster
+                    made.rename(folder)
+        return folder
 
     return get
+
+
+@cache
+def _made_of(model: str, tools: tuple[str, ...]) -> str:
+    """A hash of all that decides what an exporter writes: its packages, the model, our code."""
+    digest = hashlib.sha256(" ".join(f"{tool}=={version(tool)}" for tool in tools).encode())
+    code = [path for folder in ("export_targets", "edge_hands/models") for path in (ROOT / folder).rglob("*.py")]
+    code += [path for folder in ("quantization", "kernels") for path in (ROOT / folder).glob("*.py")]
+    for path in (STORED / model / "model.safetensors", *sorted(code)):
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
 
 
 def _quantised(model: str) -> object:

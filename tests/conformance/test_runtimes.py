@@ -233,7 +233,7 @@ def test_a_bundle_without_a_form_for_a_runtime_is_refused(bundle_of, form: tuple
         other if other.path in paths else other.model_copy(update={"path": manifest.files[0].path}) for other in others
     )
     bundles.write_manifest(tmp_path, manifest.model_copy(update={"variants": others}))
-    with pytest.raises(RuntimeUnavailable, match=f"{runtime}: the bundle has no form for it"):
+    with pytest.raises(RuntimeUnavailable, match=f"it has no {runtime} form, only elsewhere"):
         Session.open(tmp_path, runtime=runtime)
 
 

@@ -156,13 +156,13 @@ def test_a_native_form_alone_needs_the_delegate(
     image = rng.uniform(0, 1, (1, 64, 64, 3)).astype(np.float32)
     with Session.open(folder) as session:
         expected = session.run({"image": image})
-    with pytest.raises(RuntimeUnavailable, match="litert: the bundle has no portable form for it"):
+    with pytest.raises(RuntimeUnavailable, match="has no portable litert form, only litert native"):
         Session.open(folder, runtime="litert", scan="portable")
 
     monkeypatch.setattr(delegate, "_LIBRARY", "libnot_there.so")
     delegate.delegate_path.cache_clear()
     try:
-        with pytest.raises(RuntimeUnavailable, match="only a native form.*libedge_hands_tflite.so.*--scan both"):
+        with pytest.raises(RuntimeUnavailable, match="litert native: .*libedge_hands_tflite.so.*--scan both"):
             Session.open(folder)
         with Session.open(exported.bundle, runtime="litert") as session:
             assert session.variant.scan == "portable"

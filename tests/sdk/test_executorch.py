@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import version
 
 import numpy as np
 import pytest
 
 from edge_hands import bundle as bundles
+from edge_hands.choice import choices
 from edge_hands.errors import BundleError, RuntimeUnavailable
 from edge_hands.kernels import executorch as kernels
-from edge_hands.runtimes.executorch import ExecuTorch
 from edge_hands.session import Session
 
 torch = pytest.importorskip("torch")
@@ -34,6 +35,17 @@ def content() -> bytes:
     from executorch.exir import to_edge
 
     return to_edge(torch.export.export(Constant(), (torch.rand(1, 64, 64, 3),))).to_executorch().buffer
+
+
+@pytest.fixture(scope="module")
+def delegated() -> bytes:
+    """The same, computed by XNNPACK."""
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    program = torch.export.export(Constant(), (torch.rand(1, 64, 64, 3),))
+    lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+    return lowered.to_executorch().buffer
 
 
 @pytest.fixture
@@ -110,25 +122,43 @@ def test_tensors_that_differ_from_the_manifest_are_named(make, content, changes,
         Session.open(make(content, **changes), runtime="executorch")
 
 
-def test_the_native_form_is_taken_when_its_kernels_can_be_built(make, content, monkeypatch):
-    bundle = bundles.load(make(content, "portable", "native"))
-    monkeypatch.setattr(kernels, "build", lambda: None)
-    assert ExecuTorch.choose(bundle).scan == "native"
+def test_a_native_form_whose_kernels_do_not_compile_gives_way(make, content, monkeypatch, tmp_path):
+    """The compiler is real, and fails: an empty cache, and a CXX that is no compiler."""
+    folder = make(content, "portable", "native")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(kernels, "_load", kernels._load.__wrapped__)
+    first = [choice.state.first for choice in choices(bundles.load(folder).manifest)]
+    assert first == ["its kernels are compiled, some seconds", None]
+    monkeypatch.setenv("CXX", "false")
+    with Session.open(folder, runtime="executorch") as session:
+        assert session.variant.scan == "portable"
+    with pytest.raises(RuntimeUnavailable, match="executorch native: false cannot compile the kernels for executorch"):
+        Session.open(folder, runtime="executorch", scan="native")
+    assert list((tmp_path / "cache").rglob("*.so")) == []
 
-    def refuse():
-        raise RuntimeUnavailable("no C++ compiler was found")
 
-    monkeypatch.setattr(kernels, "build", refuse)
-    assert ExecuTorch.choose(bundle).scan == "portable"
+def test_without_a_compiler_a_native_form_is_not_tried(make, content, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    folder = make(content, "portable", "native")
+    native, portable = choices(bundles.load(folder).manifest)
+    assert "no C++ compiler was found: install one" in native.state.reason
+    assert portable.state.version == version("executorch")
+    with Session.open(folder) as session:
+        assert session.variant.scan == "portable"
+    with pytest.raises(RuntimeUnavailable, match="executorch native: .* no C.. compiler was found: install one"):
+        Session.open(folder, scan="native")
 
 
-def test_a_native_form_alone_says_what_it_lacks(make, content, monkeypatch):
-    def refuse():
-        raise RuntimeUnavailable("no C++ compiler was found: install one")
-
-    monkeypatch.setattr(kernels, "build", refuse)
-    with pytest.raises(RuntimeUnavailable, match="the bundle has only a native form; no C.. compiler was found: inst"):
-        Session.open(make(content, "native"), runtime="executorch")
+def test_a_delegate_that_is_not_there_is_named(make, delegated):
+    """A program whose delegate has another name, as one for a phone's has."""
+    other = delegated.replace(b"XnnpackBackend", b"CoremlxBackend")
+    assert other != delegated
+    message = "portable.pte needs the delegate CoremlxBackend, which the installed ExecuTorch does not have .*Xnnpack"
+    with pytest.raises(RuntimeUnavailable, match=message):
+        Session.open(make(other), runtime="executorch")
+    with Session.open(make(delegated), runtime="executorch") as session:
+        session.run({"image": np.zeros((1, 64, 64, 3), np.float32)})
 
 
 def test_the_thread_pool_does_not_change_under_an_open_session(make, content):

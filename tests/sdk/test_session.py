@@ -115,7 +115,7 @@ def test_sessions_of_two_threads_do_not_disturb_each_other(real_bundles, image, 
 def test_no_runtime_is_said_with_reasons(bundle_dir, real_bundles):
     with pytest.raises(RuntimeUnavailable, match="no runtime 'warp': choose one of litert, .*coreml, or auto"):
         Session.open(bundle_dir, runtime="warp")
-    with pytest.raises(RuntimeUnavailable, match="torch: the bundle has no form for it"):
+    with pytest.raises(RuntimeUnavailable, match="has no torch form, only litert portable. Ask for one"):
         Session.open(bundle_dir, runtime="torch")
     with pytest.raises(RuntimeUnavailable, match="threads must be 1 to 256"):
         Session.open(bundle_dir, threads=0)
