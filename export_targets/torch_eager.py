@@ -18,7 +18,7 @@ def export(model: QuantizedModel, source: Path, out: Path) -> Variant:
     meta = checkpoint.load_meta(source)
     shutil.copyfile(source / checkpoint.MODEL, out / FILE)
     names = {name: name for name in model.outputs.names}
-    config = {"model": meta.model, "overrides": meta.overrides, "stage": meta.stage}
+    config = {"model": meta.model, "overrides": meta.overrides, "stage": meta.stage, "scheme": meta.scheme}
     return Variant(
         runtime="torch", scan="native", path=FILE, input_names={"image": "image"}, output_names=names, config=config
     )

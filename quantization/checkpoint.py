@@ -25,7 +25,8 @@ MODEL, RESUME, META = "model.safetensors", "resume.safetensors", "checkpoint.jso
 
 @dataclass(frozen=True)
 class Meta:
-    """What ``checkpoint.json`` says. ``overrides`` are those of ``models.create``; ``stage`` is "float" or "qat"."""
+    """What ``checkpoint.json`` says. ``overrides`` are those of ``models.create``; ``stage`` is "float" or "qat";
+    ``scheme`` is what was chosen for a quantised model (``quantizer.Scheme``), empty where nothing was."""
 
     model: str
     overrides: dict = field(default_factory=dict)
@@ -34,6 +35,7 @@ class Meta:
     stage: str = "float"
     metrics: dict = field(default_factory=dict)
     resume: dict = field(default_factory=dict)
+    scheme: dict = field(default_factory=dict)
     command: str = field(default_factory=lambda: shlex.join(sys.argv))
     date: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
 

@@ -21,6 +21,7 @@ from edge_hands.quantization import checkpoint, qat
 from edge_hands.quantization.data.pipeline import Loader
 from edge_hands.quantization.data.shards import Pool
 from edge_hands.quantization.evaluate import evaluate, torch_predictor
+from edge_hands.quantization.quantizer import DEFAULT, Scheme
 from edge_hands.quantization.train import TASKS, Task
 
 
@@ -46,13 +47,18 @@ Report = Callable[[dict], None]
 
 
 def quantize(
-    recipe: QatRecipe, source: str | Path, data: str | Path, out: str | Path, report: Report | None = None
+    recipe: QatRecipe,
+    source: str | Path,
+    data: str | Path,
+    out: str | Path,
+    report: Report | None = None,
+    scheme: Scheme = DEFAULT,
 ) -> dict:
     """Quantise the float checkpoint ``source`` with the shards in ``data``; returns {"float", "ptq", "qat"} metrics.
 
     Writes a checkpoint of stage "qat" to ``out``. ``report`` gets a dict per event: "calibrate" and "step" with
     ``fraction`` and ``loss``, "metrics" with ``stage`` and ``metrics``. Raises DataError for a checkpoint that is
-    not float, shards of the wrong kind or a loss that is not finite.
+    not float, shards of the wrong kind, a layer in ``scheme`` that is none or a loss that is not finite.
     """
     report = report or (lambda record: None)
     torch.set_num_threads(recipe.threads)
@@ -72,8 +78,8 @@ def quantize(
         )
         report({"event": "metrics", "stage": stage, "metrics": metrics[stage]})
 
+    graph = qat.prepare(model, scheme)  # before anything slow: it may refuse the scheme
     measure("float", model)
-    graph = qat.prepare(model)
     loader = Loader(pool, task.batches(pool, size, task.augmentation()), min(recipe.batch, len(pool)), recipe.seed)
     try:
         _calibrate(graph, loader, recipe, report)
@@ -87,7 +93,8 @@ def quantize(
     done = checkpoint.Meta(
         meta.model, meta.overrides, meta.step + steps, meta.samples + steps * recipe.batch, qat.STAGE, metrics
     )
-    checkpoint.save(out, graph, replace(done, resume={"recipe": asdict(recipe), "source": Path(source).name}))
+    story = {"recipe": asdict(recipe), "source": Path(source).name}
+    checkpoint.save(out, graph, replace(done, scheme=scheme.as_dict(), resume=story))
     return metrics
 
 

@@ -5,7 +5,7 @@ A float model is folded, exported with a free batch size and annotated by the on
 explicit quantize and dequantize nodes and is what every target is exported from and compared with.
 
 A quantised checkpoint stores the prepared graph's tensors (weights, scales, zero points) in safetensors and the
-name of the model in JSON; rebuilding traces the model again and loads them.
+name of the model and the scheme in JSON; rebuilding traces the model again and loads them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from edge_hands import models
 from edge_hands.errors import DataError
 from edge_hands.quantization import checkpoint
 from edge_hands.quantization.fold import fold_batch_norms
-from edge_hands.quantization.quantizer import EdgeHandsQuantizer
+from edge_hands.quantization.quantizer import DEFAULT, EdgeHandsQuantizer, Scheme
 
 #: ``Meta.stage`` of a quantised checkpoint.
 STAGE = "qat"
@@ -59,13 +59,16 @@ class QuantizedModel(nn.Module):
         return self
 
 
-def prepare(model: nn.Module) -> GraphModule:
-    """The prepared graph of a float model: image (B, H, W, 3) -> features, B free. The model is left as it is."""
+def prepare(model: nn.Module, scheme: Scheme = DEFAULT) -> GraphModule:
+    """The prepared graph of a float model: image (B, H, W, 3) -> features, B free. The model is left as it is.
+
+    Raises DataError when ``scheme`` names a layer that the graph has not.
+    """
     folded = _Features(fold_batch_norms(model)).eval()
     size = model.config.image_size
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
     program = torch.export.export(folded, (torch.zeros(2, size, size, 3),), dynamic_shapes=({0: batch},))
-    graph = prepare_qat_pt2e(program.module(), EdgeHandsQuantizer())
+    graph = prepare_qat_pt2e(program.module(), EdgeHandsQuantizer(scheme))
     pt2e.move_exported_model_to_eval(graph)
     return graph
 
@@ -86,9 +89,10 @@ def convert(graph: GraphModule, model: nn.Module) -> QuantizedModel:
 
 
 def rebuild(state: dict[str, Tensor], config: dict) -> QuantizedModel:
-    """The converted model from a prepared graph's tensors. ``config`` is {"model": name, "overrides": {...}}.
+    """The converted model from a prepared graph's tensors.
 
-    Raises DataError when the tensors are not those of this model's graph.
+    ``config`` is {"model": name, "overrides": {...}, "scheme": {...}}; the last two may be absent. Raises DataError
+    when the tensors are not those of this model's graph.
     """
     return convert(*_restore(state, config))
 
@@ -109,12 +113,12 @@ def load_prepared(directory: str | Path) -> tuple[GraphModule, nn.Module]:
             f"{directory} is a {meta.stage} checkpoint, not a quantised one; run `edge-hands quantize` on it"
         )
     state = checkpoint.load_tensors(directory, checkpoint.MODEL, meta.step)
-    return _restore(state, {"model": meta.model, "overrides": meta.overrides})
+    return _restore(state, {"model": meta.model, "overrides": meta.overrides, "scheme": meta.scheme})
 
 
 def _restore(state: dict[str, Tensor], config: dict) -> tuple[GraphModule, nn.Module]:
     model = models.create(config["model"], **config.get("overrides", {})).eval()
-    graph = prepare(model)
+    graph = prepare(model, Scheme.of(config.get("scheme", {})))
     try:
         graph.load_state_dict(state)
     except RuntimeError as error:

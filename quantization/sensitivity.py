@@ -18,7 +18,7 @@ from torchao.quantization import pt2e
 from edge_hands.errors import DataError
 from edge_hands.quantization import metrics, qat
 from edge_hands.quantization.data.shards import Pool
-from edge_hands.quantization.quantizer import LAYERS, RELUS
+from edge_hands.quantization.quantizer import LAYERS, RELUS, SCANS, layer_name
 from edge_hands.quantization.train import TASKS
 
 #: What is lost, for each kind of model: (metric, sign that makes more worse). The first decides the order.
@@ -133,16 +133,18 @@ def layers(graph: GraphModule) -> dict[str, Quantisers]:
     """The int8 layers of a prepared graph, in order: module path -> the fake quantisers that make it int8.
 
     These are its weights', its output's, and its inputs' unless they are the output of another layer, to which they are
-    counted: a range that is hopeless has one name.
+    counted: a range that is hopeless has one name. A scan whose output is int8 is a layer too.
     """
-    nodes = [node for node in graph.graph.nodes if node.op == "call_function" and node.target in LAYERS]
-    quantised = [node for node in nodes if _is_quantiser(node.args[1])]
+    nodes = [node for node in graph.graph.nodes if node.op == "call_function" and node.target in (*LAYERS, *SCANS)]
+    quantised = [node for node in nodes if _is_quantiser(node.args[1] if node.target in LAYERS else node.args[0])]
     outputs = {node: _output(node) for node in quantised}
-    taken = {output for output in outputs.values() if output}
+    taken = {graph.get_submodule(output.target) for output in outputs.values() if output}
     found = {}
     for node in quantised:
-        own = [node.args[1], outputs[node]] + ([] if node.args[0] in taken else [node.args[0]])
-        found[_module(node)] = tuple(part.target for part in own if part is not None and _is_quantiser(part))
+        own = [outputs[node], *(node.args[:2] if node.target in LAYERS else node.args[:1])]
+        if _is_quantiser(node.args[0]) and graph.get_submodule(node.args[0].target) in taken:
+            own.remove(node.args[0])
+        found[layer_name(node)] = tuple(part.target for part in own if part is not None and _is_quantiser(part))
     return found
 
 
@@ -156,11 +158,6 @@ def _output(layer: Node) -> Node | None:
     if len(readers) == 1 and readers[0].target in RELUS:
         readers = list(readers[0].users)
     return next((reader for reader in readers if _is_quantiser(reader)), None)
-
-
-def _module(layer: Node) -> str:
-    stack = list((layer.meta.get("nn_module_stack") or {"": ("",)}).values())
-    return stack[-1][0].removeprefix("model.") or layer.name
 
 
 def _switch(graph: GraphModule, quantisers: Quantisers, on: bool) -> None:

@@ -32,6 +32,11 @@ def command(
     count: Annotated[int | None, typer.Option(min=1, help="Samples of each validation.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Order of the data and augmentation.")] = None,
+    keep_float: Annotated[
+        list[str] | None,
+        typer.Option(help="A layer that stays float32, as --sensitivity calls it; may be repeated.", metavar="LAYER"),
+    ] = None,
+    int8_scans: Annotated[bool, typer.Option("--int8-scans", help="Hand x and y of the scans over as int8.")] = False,
     sensitivity: Annotated[
         bool,
         typer.Option(
@@ -48,6 +53,8 @@ def command(
     from edge_hands.quantization import checkpoint, qat
 
     if sensitivity and checkpoint.load_meta(model).stage == qat.STAGE:
+        if keep_float or int8_scans:
+            raise typer.BadParameter(f"{model} is quantised already; give the float checkpoint", param_hint="--model")
         _sensitivity(model, data, count or 200, batch or 32, threads or 2, json_file)
         return
     if out is None:
@@ -63,6 +70,7 @@ def command(
 
     from edge_hands.cli.train import summary
     from edge_hands.quantization.finetune import QatRecipe, quantize
+    from edge_hands.quantization.quantizer import Scheme
 
     given = dict(steps=steps, minutes=minutes, batch=batch, lr=lr, calibrate=calibrate, validate_count=count)
     given |= dict(threads=threads, seed=seed)
@@ -87,7 +95,7 @@ def command(
             else:
                 progress.print(f"{record['stage']}: {summary(record['metrics'])}")
 
-        metrics = quantize(recipe, model, data, out, report)
+        metrics = quantize(recipe, model, data, out, report, Scheme(tuple(keep_float or ()), int8_scans))
     typer.echo(f"quantised checkpoint in {out}: {summary(list(metrics.values())[-1])}")
     if sensitivity:
         _sensitivity(out, data, count or 200, recipe.batch, recipe.threads, json_file)

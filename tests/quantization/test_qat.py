@@ -16,6 +16,8 @@ from edge_hands import models  # noqa: E402
 from edge_hands.errors import DataError, ExportError  # noqa: E402
 from edge_hands.quantization import checkpoint, qat  # noqa: E402
 from edge_hands.quantization.fold import fold_batch_norms  # noqa: E402
+from edge_hands.quantization.quantizer import SCANS, layer_name  # noqa: E402
+from edge_hands.quantization.sensitivity import layers  # noqa: E402
 
 SMALL = {"depths": (1, 0, 1, 1, 0, 0)}
 
@@ -168,3 +170,116 @@ def test_tensors_of_another_model_are_refused(calibrated, tmp_path: Path) -> Non
     path.write_text(json.dumps(json.loads(path.read_text()) | {"overrides": {"depths": [1, 0, 1, 0, 0, 0]}}))
     with pytest.raises(DataError, match="do not fit the quantised graph of test_dfmamba"):
         qat.load_quantized(tmp_path)
+
+
+#: Layers of the test model, by the names that ``--sensitivity`` prints.
+KEPT = ("backbone.stem.1.0", "backbone.stage3.0.enter")
+
+
+@pytest.fixture(scope="module")
+def chosen() -> tuple[nn.Module, torch.fx.GraphModule, qat.Scheme]:
+    """A float model, its calibrated graph with two layers kept in float32 and int8 scans, and that scheme."""
+    scheme = qat.Scheme(KEPT, int8_scans=True)
+    model = lived_in("test_dfmamba")
+    graph = qat.prepare(model, scheme)
+    qat.observe(graph, observers=True, fake_quant=False)
+    with torch.no_grad():
+        graph(pictures(16))
+    qat.observe(graph, observers=False, fake_quant=True)
+    return model, graph, scheme
+
+
+def test_a_kept_layer_is_float_and_its_neighbours_are_not(calibrated, chosen) -> None:
+    model, graph, _ = chosen
+    every, fewer = layers(calibrated[1]), layers(graph)
+    assert every.keys() - fewer.keys() == set(KEPT)
+    assert fewer.keys() - every.keys() == {"backbone.stage3.0.mix"}  # the scan
+    body = qat.convert(graph, model).body
+    for node in body.graph.find_nodes(op="call_function", target=torch.ops.aten.conv2d.default):
+        if layer_name(node) in KEPT:
+            assert node.args[1].op == "get_attr"  # float weights
+
+
+def test_a_kept_layer_computes_what_the_float_network_computes(chosen) -> None:
+    model, graph, _ = chosen
+    images = pictures(2)
+    float_stem = fold_batch_norms(model).backbone.stem
+    body = qat.convert(graph, model).body
+    convolutions = body.graph.find_nodes(op="call_function", target=torch.ops.aten.conv2d.default)
+    layer = next(node for node in convolutions if layer_name(node) == KEPT[0])
+    seen: dict[str, torch.Tensor] = {}
+
+    class Watch(torch.fx.Interpreter):
+        def run_node(self, node):
+            value = super().run_node(node)
+            seen[node.name] = value
+            return value
+
+    with torch.inference_mode():
+        Watch(body).run(images)
+        exact = float_stem[1][0](seen[layer.args[0].name])
+    assert torch.allclose(seen[layer.name], exact, atol=1e-5)
+
+
+def test_int8_scans_read_the_scale_of_the_layer_before_and_have_their_own(chosen) -> None:
+    model, graph, _ = chosen
+    body = qat.convert(graph, model).body
+    (scan,) = (node for node in body.graph.nodes if node.target in SCANS)
+    ops = torch.ops.quantized_decomposed
+    before, (after,) = scan.args[0], scan.users
+    assert before.target is ops.dequantize_per_tensor.default
+    assert after.target is ops.quantize_per_tensor.default
+    made = before.args[0].args[0]
+    while made.target is not ops.dequantize_per_tensor.default:
+        made = made.args[0]
+    assert made.args[1:3] == before.args[1:3]
+    assert after.args[1] > 0 and after.args[1:3] != before.args[1:3]
+
+
+def test_the_scheme_travels_with_the_checkpoint(chosen, tmp_path: Path) -> None:
+    model, graph, scheme = chosen
+    meta = checkpoint.Meta("test_dfmamba", SMALL, stage=qat.STAGE, scheme=scheme.as_dict())
+    checkpoint.save(tmp_path, graph, meta)
+    assert json.loads((tmp_path / checkpoint.META).read_text())["scheme"] == {
+        "keep_float": list(KEPT),
+        "int8_scans": True,
+    }
+    again = qat.load_quantized(tmp_path)
+    assert qat.activation_scales(again.body) == qat.activation_scales(qat.convert(graph, model).body)
+    config = {"model": "test_dfmamba", "overrides": SMALL, "scheme": scheme.as_dict()}
+    rebuilt = qat.rebuild(checkpoint.load_tensors(tmp_path, checkpoint.MODEL, 0), config)
+    assert qat.activation_scales(rebuilt.body) == qat.activation_scales(again.body)
+    with pytest.raises(DataError, match="do not fit the quantised graph"):
+        qat.rebuild(checkpoint.load_tensors(tmp_path, checkpoint.MODEL, 0), config | {"scheme": {}})
+
+
+def test_a_checkpoint_from_before_schemes_loads(calibrated, tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, calibrated[1], checkpoint.Meta("test_dfmamba", SMALL, stage=qat.STAGE))
+    path = tmp_path / checkpoint.META
+    content = json.loads(path.read_text())
+    del content["scheme"]
+    path.write_text(json.dumps(content))
+    assert checkpoint.load_meta(tmp_path).scheme == {}
+    qat.load_quantized(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "backbone.stem.1.1",
+            r"no int8 layer is called 'backbone.stem.1.1'; near it are backbone.stem.1.0, .*--sensit",
+        ),
+        ("zzz", r"no int8 layer is called 'zzz' \(`edge-hands quantize --sensitivity` lists all\)"),
+        ("head.maps", "head.maps is float32 in any case"),
+    ],
+)
+def test_a_layer_that_is_none_is_refused(name: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        qat.prepare(models.create("test_dfmamba", **SMALL), qat.Scheme((KEPT[0], name)))
+
+
+@pytest.mark.parametrize("stored", [{"keep_float": "a"}, {"keep_float": [1]}, {"int8_scans": 1}, {"else": True}])
+def test_a_scheme_that_is_none_is_refused(stored: dict) -> None:
+    with pytest.raises(DataError, match="a quantisation scheme holds keep_float"):
+        qat.Scheme.of(stored)
