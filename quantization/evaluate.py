@@ -16,11 +16,17 @@ from edge_hands.quantization.data.shards import Pool
 #: (B, H, W, 3) uint8 RGB -> the outputs of the model interface, arrays over the batch.
 Predictor = Callable[[np.ndarray], dict[str, np.ndarray]]
 
+#: Resamples of a bootstrap interval.
+RESAMPLES = 1000
+
 _BATCHES = {"landmarks": ("crop", CropBatches), "detector": ("frame", FrameBatches)}
 
 
-def evaluate(kind: str, predict: Predictor, batches: Callable, count: int, batch: int = 64) -> dict:
-    """Metrics over the first ``count`` samples of ``batches.pool``; ``kind`` is "landmarks" or "detector"."""
+def evaluate(kind: str, predict: Predictor, batches: Callable, count: int, batch: int = 64, resamples: int = 0) -> dict:
+    """Metrics over the first ``count`` samples of ``batches.pool``; ``kind`` is "landmarks" or "detector".
+
+    With ``resamples`` also their bootstrap intervals and the calibration curves.
+    """
     outputs, truth, rng = [], [], np.random.default_rng(0)
     count = min(count, len(batches.pool))
     for start in range(0, count, batch):
@@ -31,17 +37,18 @@ def evaluate(kind: str, predict: Predictor, batches: Callable, count: int, batch
             outputs[-1]["mirrored"] = predict(np.ascontiguousarray(images[:, :, ::-1]))["handedness"]
         truth.append(sample)
     measure = metrics.landmark_metrics if kind == "landmarks" else metrics.detector_metrics
-    return measure(_join(outputs), _join(truth))
+    return measure(_join(outputs), _join(truth), resamples)
 
 
 def evaluate_path(model: str | Path, data: str | Path, count: int = 1000, threads: int = 2) -> dict:
     """Metrics of a checkpoint, a QAT folder or a bundle on the val shards of ``data``, with its kind and stage.
 
-    Raises DataError when ``model`` is none of these or the shards are of the other kind.
+    With bootstrap ``intervals`` and ``calibration`` curves (see ``metrics``). Raises DataError when ``model`` is none
+    of these or the shards are of the other kind.
     """
     kind, size, stage, predict = open_model(model, threads)
     shards, batches = _BATCHES[kind]
-    found = evaluate(kind, predict, batches(Pool(data, "val", shards), size, None), count)
+    found = evaluate(kind, predict, batches(Pool(data, "val", shards), size, None), count, resamples=RESAMPLES)
     return {"model": str(model), "kind": kind, "stage": stage, **found}
 
 

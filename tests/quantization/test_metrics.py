@@ -61,7 +61,46 @@ def test_landmark_metrics_count_hands_only(rng):
     assert found["joints_within_5_percent"] == pytest.approx(14 / 21)
     assert found["confidence_accuracy"] == 1
     assert found["presence_accuracy"] == pytest.approx(0.8)
+    assert found["presence_calibration_error"] == pytest.approx(0.1)  # 0.9 says so, 0.8 were
+    assert found["confidence_calibration_error"] == pytest.approx(0.1)  # 0.9 and 0.1 of those that always, never were
     assert found["handedness_accuracy"] == pytest.approx(7 / 8)
+
+
+def test_box_error_is_relative_to_the_hand(rng):
+    uv = rng.random((6, 21, 2))
+    uv = 0.3 + (uv - uv.min(1, keepdims=True)) / np.ptp(uv, axis=1, keepdims=True) * (0.2, 0.4)
+    truth = {"uv": uv, "xyz": rng.normal(size=(6, 21, 3)), "present": np.ones(6), "handed": np.ones(6)}
+    outputs = {"joints_xyz": truth["xyz"], "confidence": np.ones((6, 21)), "presence": np.ones(6)}
+    off = np.array([0.004, 0.004, 0.004, 0.008, 0.008, 0.4])
+    outputs |= {"joints_uv": uv + off[:, None, None] * (0.6, 0.8), "handedness": np.ones(6)}
+    found = metrics.landmark_metrics(outputs, truth)
+    assert found["error_2d_box_percent"] == pytest.approx(off.mean() / 0.4 * 100)
+    assert found["error_2d_box_percent_median"] == pytest.approx(1.5)
+    assert "intervals" not in found and "calibration" not in found
+
+
+def test_intervals_are_those_of_the_mean(rng):
+    """Of 400 normal values the mean's 95 % interval is known: 1.96 standard errors each way."""
+    values = rng.normal(5, 2, 400)
+    found = metrics.bootstrap({"a": (values, np.mean), "b": (values * 10, np.median)}, 2000)
+    error = values.std() / 20
+    np.testing.assert_allclose(found["a"], values.mean() + error * np.array([-1.96, 1.96]), atol=0.1 * error)
+    assert found["b"][0] < np.median(values) * 10 < found["b"][1]
+    assert metrics.bootstrap({"a": (values, np.mean)}, 2000) == {"a": found["a"]}
+
+
+def test_landmark_intervals_hold_the_value(rng):
+    n = 60
+    truth = {"uv": rng.random((n, 21, 2)), "xyz": rng.normal(size=(n, 21, 3)) * 0.05}
+    truth |= {"present": np.ones(n), "handed": np.ones(n)}
+    outputs = {"joints_uv": truth["uv"] + rng.normal(0, 0.03, (n, 21, 2)), "confidence": rng.random((n, 21))}
+    outputs |= {"joints_xyz": truth["xyz"] + rng.normal(0, 0.01, (n, 21, 3))}
+    outputs |= {"presence": rng.random(n), "handedness": rng.random(n), "mirrored": rng.random(n)}
+    found = metrics.landmark_metrics(outputs, truth, resamples=200)
+    for name, (low, high) in found["intervals"].items():
+        assert low <= found[name] <= high and low < high, name
+    assert {"pa_mpjpe_mm", "error_2d_px256", "error_2d_box_percent_median", "side_accuracy"} <= set(found["intervals"])
+    assert found["calibration"]["presence"]["error"] == found["presence_calibration_error"]
 
 
 def test_sides_are_told_by_comparing_a_crop_with_its_mirror_image(rng):
@@ -95,6 +134,14 @@ def test_average_precision():
         (1 + 2 / 3) / 4
     )
     assert metrics.average_precision(np.array([]), np.array([]), 3) == 0
+
+
+def test_weights_of_average_precision_are_repetitions(rng):
+    scores, hits, times = rng.random(30), rng.random(30) < 0.6, rng.integers(0, 4, 30)
+    repeated = np.repeat(np.arange(30), times)
+    jitter = scores[repeated]
+    expected = metrics.average_precision(jitter, hits[repeated], int((times * hits).sum()))
+    assert metrics.average_precision(scores, hits, int((times * hits).sum()), times) == pytest.approx(expected)
 
 
 def test_angle_between():
@@ -136,6 +183,15 @@ def test_detector_metrics(scene):
     assert found["center_error_percent"] == pytest.approx(10)
     assert found["side_error_percent"] == pytest.approx(10)
     assert found["up_angle_degrees"] == pytest.approx(45)
+    assert "intervals" not in found
+
+
+def test_detector_intervals_resample_frames(scene):
+    """One frame has its hand found, one a hand missed: recall is 0, 1/2 or 1 as they are drawn."""
+    found = metrics.detector_metrics(*scene, resamples=300)
+    assert found["intervals"]["recall"] == found["intervals"]["precision"] == [0, 1]
+    assert found["intervals"]["center_error_percent"] == pytest.approx([10, 10])  # where a hand was found
+    assert found["calibration"]["score"]["count"][6] == found["calibration"]["score"]["count"][9] == 1
 
 
 def test_an_ignored_hand_costs_nothing(scene):
