@@ -14,6 +14,8 @@ from edge_hands.quantization.data.shards import MAX_HANDS, Pool
 
 #: A hand counts when its crop's centre and this share of its joints are in view; one less in view is ignored.
 _IN_VIEW = 0.4
+#: A hand of which less of the joints can be seen, behind another hand or a thing, is ignored.
+_VISIBLE = 0.15
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class FrameBatches:
         for i, index in enumerate(indices):
             for hand in range(labels["count"][index]):
                 uv = labels["uv"][index, hand] @ matrices[i, :, :2].T + matrices[i, :, 2]
-                target = hand_target(uv, views[i])
+                target = hand_target(uv, views[i], float(labels["visible"][index, hand].mean()))
                 target["right"] = bool(labels["right"][index, hand]) != flips[i]
                 for name, value in target.items():
                     batch[name][i, hand] = value
@@ -98,12 +100,15 @@ class FrameBatches:
         return cv2.warpAffine(frame, m, (self.size, self.size), flags=cv2.INTER_LINEAR, borderMode=border)
 
 
-def hand_target(uv: np.ndarray, view: np.ndarray) -> dict[str, np.ndarray | float]:
-    """Target of a hand with joints (21, 2) in [0, 1] of the input, of which ``view`` (4,) x0 y0 x1 y1 can be seen."""
+def hand_target(uv: np.ndarray, view: np.ndarray, visible: float = 1.0) -> dict[str, np.ndarray | float]:
+    """Target of a hand with joints (21, 2) in [0, 1] of the input, of which ``view`` (4,) x0 y0 x1 y1 can be seen.
+
+    ``visible`` is the share of its joints that nothing hides.
+    """
     crop = aligned_crop(uv)
     seen = ((uv >= view[:2]) & (uv <= view[2:])).all(-1).mean()
     centered = bool((crop.center >= view[:2]).all() and (crop.center <= view[2:]).all())
-    valid = centered and seen >= _IN_VIEW
+    valid = centered and seen >= _IN_VIEW and visible >= _VISIBLE
     return {
         "centers": np.array(crop.center),
         "sides": crop.side,

@@ -7,6 +7,7 @@ import functools
 import numpy as np
 
 from edge_hands.quantization.data.synthetic.renderer import Paint, Solid
+from edge_hands.quantization.data.synthetic.skin import skin_color
 
 #: Vertices, normals (V, 3), uv (V, 2) and faces (F, 3) of a unit shape.
 Shape = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -148,6 +149,17 @@ def held(rng: np.random.Generator, joints: np.ndarray, wrist: np.ndarray) -> Sol
         at = palm + out * (0.014 + size[1]) + along * rng.uniform(-0.01, 0.05)
         axis = along + rng.normal(0, 0.6, 3)
     return place(shape, _frame(axis, out), size, at, paint)
+
+
+def anything(rng: np.random.Generator, at: np.ndarray, size: float) -> Solid:
+    """A box, cylinder, ball or bar ``at`` (3,) of about ``size`` metres, turned at random."""
+    paint = random_paint(rng)
+    if rng.random() < 0.3:
+        tone = np.clip(skin_color(rng), 0.05, 1) ** 2.2
+        paint = Paint(np.stack([tone, tone]), paint.weave, paint.gloss)
+    shape = (box, cylinder, ball, torus)[int(rng.choice(4, p=(0.35, 0.35, 0.2, 0.1)))]()
+    extent = size * 0.5 * np.exp(rng.normal(0, 0.6, 3))
+    return place(shape, _frame(rng.normal(size=3), rng.normal(size=3)), extent, at, paint)
 
 
 def ring(rng: np.random.Generator, joints: np.ndarray, thickness: float) -> Solid:

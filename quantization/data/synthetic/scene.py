@@ -15,8 +15,9 @@ from scipy.spatial.transform import Rotation
 
 from edge_hands.crops import CROP_FACTOR, Crop, aligned_crop
 from edge_hands.quantization.data.synthetic import objects
-from edge_hands.quantization.data.synthetic.backgrounds import BackgroundConfig, Backgrounds, Panorama, draw_person
+from edge_hands.quantization.data.synthetic.backgrounds import BackgroundConfig, Backgrounds, Panorama
 from edge_hands.quantization.data.synthetic.hand_mesh import FOREARM, HandMesh
+from edge_hands.quantization.data.synthetic.people import draw_limb, draw_person
 from edge_hands.quantization.data.synthetic.pose import GRIP, PoseShares, random_pose, random_shape
 from edge_hands.quantization.data.synthetic.renderer import Camera, Light, Renderer, Solid
 from edge_hands.quantization.data.synthetic.sensor import SensorConfig, expose, fisheye
@@ -56,9 +57,13 @@ class SceneConfig:
     empty: float = 0.07
     background: BackgroundConfig = BackgroundConfig()
     sensor: SensorConfig = SensorConfig()
-    frame_hands: tuple[float, float, float] = (0.12, 0.48, 0.40)  # share of frames with 0, 1, 2 hands
+    frame_hands: tuple[float, float, float] = (0.22, 0.43, 0.35)  # share of frames with 0, 1, 2 hands
     frame_fov: tuple[float, float] = (0.7, 1.9)
     frame_people: float = 0.5  # mean number of drawn people behind the hands
+    frame_limbs: float = 0.35  # mean number of arms and legs behind them
+    frame_face: float = 0.22  # share of frames whose hand is before a face of its size
+    frame_solids: float = 0.5  # mean number of things that lie or hang about
+    frame_touch: float = 0.3  # share of second hands that touch, cross or hide the first
     frame_hand_size: tuple[float, float] = (0.10, 0.75)  # longer side of the joints' box over the frame
 
 
@@ -126,7 +131,8 @@ class Scenes:
         drawn = [hand]
         if rng.random() < config.second_hand:
             drawn.append(self._companion(rng, hand, camera))
-        image, depth = self._render(rng, drawn, camera, light, pano)
+        background = self.backgrounds.sample(rng, pano, light.world, CROP_SIZE, config.background)
+        image, depth = self._render(rng, drawn, [], camera, light, background)
         uv = camera.project(hand.joints)
         visible = _visible(hand.joints, uv, depth)
         if rng.random() < config.sensor.fisheye:
@@ -150,29 +156,32 @@ class Scenes:
         focal = size / 2 / np.tan(rng.uniform(*config.frame_fov) / 2)
         camera = Camera(float(focal), (size / 2, size / 2), size)
         count = rng.choice(3, p=config.frame_hands)
-        first_side = rng.random() < 0.5
-        drawn: list[Actor] = []
-        for k in range(count):
-            for _ in range(8):
-                candidate = self._framed(rng, camera, mirror=bool(first_side) ^ bool(k))
-                if all(_apart(candidate, other, camera) for other in drawn):
-                    drawn.append(candidate)
-                    break
-        people = rng.poisson(config.frame_people)
-        image, depth = self._render(rng, drawn, camera, light, pano, people)
-        image = expose(rng, image, config.sensor)
-        hands = []
-        for hand in drawn:
-            uv = camera.project(hand.joints)
-            hands.append(
-                {
-                    "side": hand.side,
-                    "uv": _rounded(uv, 3),
-                    "xyz": _rounded(hand.joints, 5),
-                    "visible": _visible(hand.joints, uv, depth).tolist(),
-                }
-            )
-        return Sample(image, {"kind": "frame", "hands": hands})
+        mirror, drawn = bool(rng.random() < 0.5), []
+        if count:
+            drawn.append(self._framed(rng, camera, mirror))
+        if count == 2:
+            self._join(rng, drawn, camera, not mirror)
+        solids = [self._loose(rng, camera) for _ in range(rng.poisson(config.frame_solids))]
+        background = self.backgrounds.sample(rng, pano, light.world, size, config.background)
+        for _ in range(rng.poisson(config.frame_people)):
+            draw_person(rng, background)
+        for _ in range(rng.poisson(config.frame_limbs)):
+            draw_limb(rng, background)
+        if drawn and rng.random() < config.frame_face:
+            uv = camera.project(drawn[0].joints)
+            reach = np.ptp(uv, axis=0).max()
+            at = uv.mean(0) + rng.normal(0, 0.5, 2) * reach
+            draw_person(rng, background, at=at, height=rng.uniform(0.5, 1.1) * reach)
+        image, depth = self._render(rng, drawn, solids, camera, light, background)
+        uvs = [camera.project(hand.joints) for hand in drawn]
+        visible = [_visible(hand.joints, uv, depth) for hand, uv in zip(drawn, uvs)]
+        if rng.random() < config.sensor.fisheye:
+            image, uvs = fisheye(rng, image, uvs)
+        hands = [
+            {"side": hand.side, "uv": _rounded(uv, 3), "xyz": _rounded(hand.joints, 5), "visible": seen.tolist()}
+            for hand, uv, seen in zip(drawn, uvs, visible)
+        ]
+        return Sample(expose(rng, image, config.sensor), {"kind": "frame", "hands": hands})
 
     def actor(self, rng: np.random.Generator, bare: bool = False) -> Actor:
         """A right hand in a random pose about the origin of the mesh; ``bare``: it holds and wears nothing."""
@@ -239,17 +248,41 @@ class Scenes:
         flip = np.diag([-1.0, 1, 1]) if rng.random() < 0.7 else np.eye(3)
         return other.moved(flip @ view, np.array([*(spot / camera.focal * distance), distance]))
 
-    def _render(self, rng, drawn: list[Actor], camera: Camera, light: Light, pano: Panorama, people: int = 0):
-        """Picture (S, S, 3) uint8 and depth (S, S) metres of the actors before a background."""
+    def _join(self, rng: np.random.Generator, drawn: list[Actor], camera: Camera, mirror: bool) -> None:
+        """Adds a second hand: apart from the first, or in touch with it. Most belong to the same person."""
+        first = drawn[0]
+        touch = rng.random() < self.config.frame_touch
+        for _ in range(8):
+            second = self._framed(rng, camera, mirror)
+            if touch:
+                reach = np.linalg.norm(first.joints[12] - first.joints[0]) + 0.04
+                turn, depth = rng.uniform(0, 2 * np.pi), rng.normal(0, 0.04)
+                step = np.array([np.cos(turn), np.sin(turn), 0]) * rng.uniform(0.35, 0.9) * reach
+                at = first.joints.mean(0) + step + (0, 0, depth)
+                second = second.moved(np.eye(3), np.array([*at[:2], max(at[2], 0.15)]))
+            if touch or _apart(second, first, camera):
+                if rng.random() < 0.75:
+                    look = replace(first.solids[0].look, sleeve=second.solids[0].look.sleeve)
+                    second = replace(second, solids=(replace(second.solids[0], look=look), *second.solids[1:]))
+                drawn.append(second)
+                return
+
+    @staticmethod
+    def _loose(rng: np.random.Generator, camera: Camera) -> Solid:
+        """Something that no hand holds, anywhere in the picture; at times of the colour of skin."""
+        distance = rng.uniform(0.3, 1.6)
+        at = np.array([*((rng.uniform(-0.05, 1.05, 2) - 0.5) * camera.size / camera.focal), 1.0]) * distance
+        return objects.anything(rng, at, rng.uniform(0.04, 0.3) * camera.size / camera.focal * distance)
+
+    def _render(self, rng, drawn: list[Actor], solids: list[Solid], camera: Camera, light: Light, background):
+        """Picture (S, S, 3) uint8 and depth (S, S) metres of actors and things before ``background``."""
         size = camera.size
-        background = self.backgrounds.sample(rng, pano, light.world, size, self.config.background)
-        for _ in range(people):
-            draw_person(rng, background)
-        color, depth = self.renderer(size).render(camera, [solid for actor in drawn for solid in actor.solids], light)
+        solids = [solid for actor in drawn for solid in actor.solids] + solids
+        color, depth = self.renderer(size).render(camera, solids, light)
         alpha = cv2.resize((depth > 0).astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)[..., None]
         hands = cv2.resize(color, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32)
         small = depth[::2, ::2]
-        if drawn:
+        if solids:
             hands *= 1 - _contact_shadow(small, camera.focal, rng.uniform(0.05, 0.35))[..., None]
         if rng.random() < self.config.wall_shadow:
             background = background * _wall_shadow(rng, alpha[..., 0])[..., None]

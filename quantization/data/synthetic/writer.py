@@ -123,7 +123,11 @@ def contact_sheet(samples: list[Sample]) -> np.ndarray:
         marked = plain.copy()
         hands = made.label["hands"] if made.label["kind"] == "frame" else [made.label] * made.label["present"]
         for hand in hands:
-            draw_skeleton(marked, np.asarray(hand["uv"]) * zoom, confidence=np.asarray(hand["visible"], float))
+            uv = np.asarray(hand["uv"]) * zoom
+            draw_skeleton(marked, uv, confidence=np.asarray(hand["visible"], float))
+            if made.label["kind"] == "frame":
+                spot = np.rint(uv[0]).astype(int).tolist()
+                cv2.putText(marked, hand["side"][0].upper(), spot, cv2.FONT_HERSHEY_SIMPLEX, 0.6, (255, 255, 0), 2)
         cells += [plain, marked]
     blank = np.zeros((_SHEET_CELL, _SHEET_CELL, 3), np.uint8)
     cells += [blank] * (-len(cells) % _SHEET_COLUMNS)
