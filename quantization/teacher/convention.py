@@ -95,7 +95,7 @@ def _solve(basis: np.ndarray, delta: np.ndarray, ridge: float) -> np.ndarray:
     weights = np.zeros((NUM_JOINTS + 1, NUM_JOINTS))
     for _ in range(6):
         rest = np.linalg.norm(delta - _apply(basis, weights), axis=-1)  # (n, 21)
-        trust = 1 / np.maximum(rest / np.median(rest, 0), 1.0) ** 2
+        trust = 1 / np.maximum(rest / np.maximum(np.median(rest, 0), 1e-9), 1.0) ** 2
         for joint in range(NUM_JOINTS):
             a = (basis * np.sqrt(trust[:, joint, None, None])).transpose(0, 2, 1).reshape(-1, NUM_JOINTS + 1)
             b = (delta[:, joint] * np.sqrt(trust[:, joint, None])).reshape(-1)
