@@ -106,8 +106,9 @@ class Reference:
 def parity(kind: str, found: Arrays, reference: Reference, limits: Limits, truth: Arrays | None = None) -> list[Check]:
     """Differences of outputs from the reference's, of the same images: positions, and SQNR and maximum of every output.
 
-    A distance may be ``ROUNDING`` times what rounding alone moves the reference, or its limit if that is more.
-    ``truth`` (as ``CropBatches`` makes it) also compares the landmarks' PA-MPJPE.
+    A mean distance may be ``ROUNDING`` times what rounding alone moves the reference, or its limit if that is more.
+    ``truth`` (as ``CropBatches`` makes it) also compares the landmarks' PA-MPJPE, and gives the distances of the crops
+    with a hand beside those of all.
     """
     true, again = reference.outputs, reference.again
     distances = _landmark_distances if kind == "landmarks" else _detector_distances
@@ -117,8 +118,12 @@ def parity(kind: str, found: Arrays, reference: Reference, limits: Limits, truth
     ):
         least = float(floor.mean())
         checks.append(Check(f"{name}, mean", float(ours.mean()), unit, limit and max(limit, ROUNDING * least)))
-        checks.append(Check(f"{name}, 99th percentile", float(np.percentile(ours, 99)), unit))
+        checks.append(Check(f"{name}, 99.9th percentile", float(np.percentile(ours, 99.9)), unit))
         checks.append(Check(f"{name}, by rounding alone", least, unit))
+        checks.append(Check(f"{name}, by rounding alone, 99.9th percentile", float(np.percentile(floor, 99.9)), unit))
+        if kind == "landmarks" and truth is not None and (hands := truth["present"] > 0.5).any():
+            checks.append(Check(f"{name} of hands, mean", float(ours[hands].mean()), unit))
+            checks.append(Check(f"{name} of hands, 99.9th percentile", float(np.percentile(ours[hands], 99.9)), unit))
     if kind == "landmarks" and truth is not None:
         ours, theirs = (landmark_metrics(outputs, truth)["pa_mpjpe_mm"] for outputs in (found, true))
         checks.append(Check("PA-MPJPE", ours, "mm"))

@@ -55,6 +55,7 @@ def test_a_shift_is_measured_in_millimetres_and_pixels(images: np.ndarray) -> No
     checks = parity("landmarks", images, moved(0.2, 1 / 256), landmarks, Limits(mean_mm=0.1, mean_px=2.0, sqnr_db=None))
     assert value(checks, "joints in space, mean") == pytest.approx(0.2, rel=1e-3)
     assert value(checks, "joints, mean") == pytest.approx(1.0, rel=1e-3)
+    assert value(checks, "joints in space, 99.9th percentile") == pytest.approx(0.2, rel=1e-3)
     report = Report(tuple(checks), 5)
     assert not report.passed
     assert [check.name for check in report.broken] == ["joints in space, mean"]
@@ -69,6 +70,7 @@ def test_a_reference_that_rounding_moves_widens_the_limit(images: np.ndarray) ->
     images = images // 255 * 255  # whole values survive the rounding
     checks = parity("landmarks", images, moved(1.2, 0), restless, Limits(mean_mm=0.1, mean_px=None, sqnr_db=None))
     assert value(checks, "joints in space, by rounding alone") == pytest.approx(1.0, rel=1e-2)
+    assert value(checks, "joints in space, by rounding alone, 99.9th percentile") == pytest.approx(1.0, rel=1e-2)
     assert next(check.limit for check in checks if check.name == "joints in space, mean") == pytest.approx(
         1.5, rel=1e-2
     )
@@ -97,6 +99,21 @@ def test_lost_accuracy_breaks_whatever_the_distances_say(images: np.ndarray) -> 
     limits = Limits(accuracy_mm=0.1, mean_mm=None, mean_px=None, sqnr_db=None)
     checks = parity("landmarks", images, complete(landmarks, 0.001), complete(landmarks, 0), limits, truth)
     assert [check.name for check in Report(tuple(checks), 5).broken] == ["PA-MPJPE, change"]
+
+
+def test_crops_with_hands_are_told_apart_from_all(images: np.ndarray) -> None:
+    """Three of five crops have a hand, and only there does the candidate differ."""
+    present = np.float32([1, 0, 1, 0, 1])
+    found = gate.outputs_of(landmarks, images)
+    found |= {"confidence": np.ones((5, 21), np.float32), "handedness": np.ones(5, np.float32)}
+    moved_hands = found["joints_xyz"] + present[:, None, None] * np.float32([0, 0, 0.003])
+    reference = gate.Reference(found, found)
+    truth = {"present": present, "handed": present, "uv": found["joints_uv"], "xyz": found["joints_xyz"]}
+    limits = Limits(mean_mm=None, mean_px=None, sqnr_db=None)
+    checks = gate.parity("landmarks", found | {"joints_xyz": moved_hands}, reference, limits, truth)
+    assert value(checks, "joints in space, mean") == pytest.approx(3 * 3 / 5, rel=1e-3)
+    assert value(checks, "joints in space of hands, mean") == pytest.approx(3, rel=1e-3)
+    assert value(checks, "joints in space of hands, 99.9th percentile") == pytest.approx(3, rel=1e-3)
 
 
 def test_low_signal_to_noise_breaks(images: np.ndarray) -> None:
