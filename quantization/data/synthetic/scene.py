@@ -27,6 +27,8 @@ CROP_SIZE, CROP_BASE = 160, 128  # stored picture and the crop in its middle; th
 FRAME_SIZE = 256
 #: A joint sits under up to this much of its own skin; anything nearer to the camera hides it (metres).
 _OWN_SKIN = 0.016
+#: A crop that shows fewer joints than this is drawn again, a few times.
+_LEAST_VISIBLE, _TRIES = 3, 4
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,30 @@ class Scenes:
         if rng.random() < config.empty:
             image = self.backgrounds.sample(rng, pano, light.world, CROP_SIZE, config.background)
             return Sample(expose(rng, image, config.sensor), {"kind": "crop", "present": 0})
+        for _ in range(_TRIES):
+            hand, camera, drawn = self._cropped(rng)
+            background = self.backgrounds.sample(rng, pano, light.world, CROP_SIZE, config.background)
+            image, depth = self._render(rng, drawn, [], camera, light, background)
+            uv = camera.project(hand.joints)
+            visible = _visible(hand.joints, uv, depth)
+            if visible.sum() >= _LEAST_VISIBLE:
+                break
+        if rng.random() < config.sensor.fisheye:
+            image, (uv,) = fisheye(rng, image, [uv])
+        label = {
+            "kind": "crop",
+            "present": 1,
+            "side": "right" if rng.random() < 0.5 else "left",  # a mirrored left hand is a right hand
+            "uv": _rounded(uv, 3),
+            "xyz": _rounded(hand.joints, 5),
+            "visible": visible.tolist(),
+            "depth_scale": round(float(camera.focal / hand.joints[:, 2].mean()), 4),
+        }
+        return Sample(expose(rng, image, config.sensor), label)
+
+    def _cropped(self, rng: np.random.Generator) -> tuple[Actor, Camera, list[Actor]]:
+        """A hand, the camera whose picture is its aligned crop, and all hands in the scene."""
+        config = self.config
         hand = self.actor(rng)
         distance = np.exp(rng.uniform(*np.log(config.distance)))
         reach = 0.8 if rng.random() < config.off_axis else 0.25
@@ -128,25 +154,8 @@ class Scenes:
         focal = CROP_BASE / target.side
         center = CROP_SIZE / 2 - focal * (roll[:2, :2] @ target.center)
         camera = Camera(focal, (float(center[0]), float(center[1])), CROP_SIZE)
-        drawn = [hand]
-        if rng.random() < config.second_hand:
-            drawn.append(self._companion(rng, hand, camera))
-        background = self.backgrounds.sample(rng, pano, light.world, CROP_SIZE, config.background)
-        image, depth = self._render(rng, drawn, [], camera, light, background)
-        uv = camera.project(hand.joints)
-        visible = _visible(hand.joints, uv, depth)
-        if rng.random() < config.sensor.fisheye:
-            image, (uv,) = fisheye(rng, image, [uv])
-        label = {
-            "kind": "crop",
-            "present": 1,
-            "side": "right" if rng.random() < 0.5 else "left",  # a mirrored left hand is a right hand
-            "uv": _rounded(uv, 3),
-            "xyz": _rounded(hand.joints, 5),
-            "visible": visible.tolist(),
-            "depth_scale": round(float(focal / hand.joints[:, 2].mean()), 4),
-        }
-        return Sample(expose(rng, image, config.sensor), label)
+        crossed = rng.random() < config.second_hand
+        return hand, camera, [hand, self._companion(rng, hand, camera)] if crossed else [hand]
 
     def frame(self, rng: np.random.Generator, size: int = FRAME_SIZE) -> Sample:
         """A detector sample: (``size``, ``size``) picture with up to two hands, left and right."""
