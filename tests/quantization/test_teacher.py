@@ -6,6 +6,7 @@ What asks MediaPipe itself needs the Python of an environment with it in EDGE_HA
 
 import os
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -197,3 +198,15 @@ def test_mediapipe_and_the_bundled_tracker_see_the_same_hand():
     mirrored = found.uv[1] * (-1, 1) + (part.shape[1], 0)
     assert joint_errors(mirrored, found.uv[0]).mean() < 0.1 * np.ptp(ours, axis=0).max()
     assert found.right[1] == 1 - found.right[0]
+
+
+def test_the_photographs_are_of_as_many_people_as_their_source_says():
+    """218 people by the data set's authors; one who showed few digits may run into the next."""
+    folder = Path(__file__).parents[3] / "shared" / "data" / "real_hands"
+    if not folder.is_dir():
+        pytest.skip(f"there are no photographs in {folder}")
+    taken = Photographs.open(folder)
+    assert len(taken.images) == 1645
+    assert taken.people[-1] + 1 == pytest.approx(218, abs=8)
+    assert np.bincount(taken.people).max() <= 11
+    assert taken.held_out().mean() == pytest.approx(0.2, abs=0.02)
