@@ -77,7 +77,7 @@ class Optimisers:
             parameter = self._views.get(name, self._named[name])
             if tensor.shape == parameter.shape:  # in the parameter's own memory format, as fused AdamW wants it
                 tensor = torch.empty_like(parameter).detach().copy_(tensor)
-            self._of(name).state[parameter][key] = tensor
+            self._of(name).state[parameter][key] = tensor.to(parameter.device)
 
     def _parameters(self) -> list[tuple[str, nn.Parameter]]:
         return [(name, self._views.get(name, parameter)) for name, parameter in self._named.items()]

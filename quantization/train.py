@@ -1,8 +1,9 @@
 """The training loop of landmark models and detectors: Muon, averaged weights, bf16 autocast, exact resume.
 
 ``train`` runs until its budget of minutes or samples is spent or it is told to stop, and writes to its folder a
-checkpoint (see ``checkpoint.py``) and ``log.jsonl``: one line a report, with ``"event"`` "step", "validation",
-"checkpoint", "skipped", "sharpened" or "end".
+checkpoint (see ``checkpoint.py``) and ``log.jsonl``: one line a report, with ``"event"`` "start", "step", "validation",
+"checkpoint", "skipped", "sharpened" or "end". Started by torchrun, the processes share the batch (``parallel.py``); the
+first one writes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass
 from math import cos, inf, pi
 from pathlib import Path
 
@@ -32,60 +33,14 @@ from edge_hands.quantization.data.pipeline import Loader, Position, pool_order
 from edge_hands.quantization.data.shards import Pool, shard_paths
 from edge_hands.quantization.evaluate import evaluate, torch_predictor
 from edge_hands.quantization.optimisers import Optimisers
-from edge_hands.quantization.parallel import Replicas
+from edge_hands.quantization.parallel import Processes, Replicas
+from edge_hands.quantization.recipe import Recipe
 from edge_hands.quantization.sharpen import sharpen
 
 #: Non-finite losses in a row after which training gives up.
 MAX_SKIPPED = 20
 #: Training samples, and how many at a time, that set the batch-norm statistics of the averaged weights.
 CALIBRATION, CALIBRATION_BATCH = 512, 64
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that decides a run. One of ``minutes`` and ``samples`` must be set."""
-
-    model: str
-    data: Sequence[str | Path] = ()  # FOLDER or FOLDER=SHARE of every batch
-    validate: str | Path | None = None  # folder; the first of data that has val shards
-    overrides: dict = field(default_factory=dict)  # of the model's config
-    minutes: float | None = None
-    samples: int | None = None
-    batch: int = 64
-    lr: float = 2e-3
-    offset_lr: float = 0.1  # times lr
-    final_lr: float = 0.01  # times lr, where the cosine ends
-    warmup: int = 150  # steps
-    weight_decay: float = 0.01
-    clip: float = 5.0
-    ema: float = 0.999
-    bf16: bool = True
-    threads: int = 2
-    seed: int = 0
-    log_every: int = 50  # steps
-    validate_minutes: float = 4.0
-    validate_count: int = 512
-    checkpoint_minutes: float = 5.0
-    augmentation: dict = field(default_factory=dict)
-    loss: dict = field(default_factory=dict)
-
-    @classmethod
-    def from_dict(cls, settings: dict) -> Recipe:
-        """From a recipe file's table. Raises DataError for a setting that does not exist or a missing budget."""
-        known = {f.name for f in fields(cls)}
-        if unknown := sorted(settings.keys() - known):
-            raise DataError(f"a recipe has no setting {', '.join(unknown)}; it has {', '.join(sorted(known))}")
-        recipe = cls(**settings)
-        if isinstance(recipe.data, str | Path):
-            raise DataError(f"data in a recipe is a list of folders, such as data = ['{recipe.data}']")
-        if recipe.minutes is None and recipe.samples is None:
-            raise DataError("a recipe needs a budget: give --minutes or --samples")
-        return recipe
-
-    def as_dict(self) -> dict:
-        """What ``from_dict`` takes, of JSON's types."""
-        validate = None if self.validate is None else str(self.validate)
-        return {**asdict(self), "data": list(map(str, self.data)), "validate": validate}
 
 
 @dataclass(frozen=True)
@@ -122,12 +77,16 @@ def train(
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # the replicas are the threads
-    run = Run(recipe, out, resume, report, start)
+    processes = Processes()
     try:
-        with _stop_on_signal() as stop:
-            return run.loop(stop)
+        run = Run(recipe, out, resume, report, start, processes)
+        try:
+            with _stop_on_signal() as stop:
+                return run.loop(stop)
+        finally:
+            run.close()
     finally:
-        run.close()
+        processes.close()
         torch.set_num_threads(before)
 
 
@@ -141,15 +100,25 @@ class Run:
         resume: bool,
         report: Report | None,
         start: str | Path | None = None,
+        processes: Processes | None = None,
     ) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe, self.out, self.report = recipe, Path(out), report
+        self.processes = processes or Processes()
+        self.device, count = self.processes.device, self.processes.count
+        if recipe.batch % count:
+            raise DataError(
+                f"a batch of {recipe.batch} cannot be shared by {count} processes; give a multiple: --batch"
+            )
         self.model = models.create(recipe.model, **recipe.overrides)
         if start is not None and not resume:
             _begin_with(self.model, recipe, start)
+        self.model.to(self.device)
         self.task = TASKS[self.model.kind]
         self.weights = self.task.weights(**recipe.loss)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
+        # The average as it is calibrated, validated and written, always on the CPU.
+        self.final = self.average if self.device.type == "cpu" else copy.deepcopy(self.average).cpu()
         self.optimisers = Optimisers(self.model, recipe.offset_lr, recipe.weight_decay)
         self.step, self.samples, self.seconds, self.skipped = 0, 0, 0.0, 0
         self.position, self.metrics = Position(), {}
@@ -158,16 +127,19 @@ class Run:
 
         size = self.model.config.image_size
         augmentation = self.task.augmentation(**recipe.augmentation)
-        sources = parse_sources(recipe.data)
+        sources, part = parse_sources(recipe.data), (self.processes.rank, count)
         self.shares = [source.share for source in sources]
-        self.pool = Pool([source.folder for source in sources], "train", self.task.shards)
+        self.pool = Pool([source.folder for source in sources], "train", self.task.shards, part)
         held_out = Pool(recipe.validate or _validation_folder(sources), "val", self.task.shards)
         self.validation = self.task.batches(held_out, size, None)
         batches = self.task.batches(self.pool, size, augmentation)
         self.batches, self._calibrated = batches, -1
-        self.loader = Loader(self.pool, batches, recipe.batch, recipe.seed, self.position, shares=self.shares)
-        self.replicas = Replicas(self.model, recipe.threads, self._losses)
+        seed = (recipe.seed, self.processes.rank) if self.processes.rank else recipe.seed
+        self.loader = Loader(self.pool, batches, recipe.batch // count, seed, self.position, shares=self.shares)
+        threads = recipe.threads if self.device.type == "cpu" else 1
+        self.replicas = Replicas(self.model, threads, self._losses, self.processes)
         self.out.mkdir(parents=True, exist_ok=True)
+        self._log("start", resumed=resume, pool=len(self.pool), processes=count, device=self.device.type)
 
     def close(self) -> None:
         self.loader.close()
@@ -176,28 +148,35 @@ class Run:
     def loop(self, stop: threading.Event) -> dict:
         recipe, begun, spent = self.recipe, time.monotonic(), self.seconds
         saved = validated = begun
-        window = _Window()
-        while self.fraction < 1 and not stop.is_set():
+        window, stopping = _Window(), False
+        while self.fraction < 1 and not stopping:
             arrays, self.position = next(self.loader)
             window.waited()
             self._train_step(arrays, window)
             self.seconds = spent + time.monotonic() - begun
             if self.step % recipe.log_every == 0 and window.steps:
                 state = {"ready": self.loader.ready, "pool": len(self.pool)}
-                self._log("step", lr=self.lr, **window.summary(recipe.batch), **state)
+                summary = window.summary(recipe.batch)
+                self._log("step", lr=self.lr, left=self._left(summary["images_per_second"]), **summary, **state)
                 window = _Window()
-            if time.monotonic() - saved > recipe.checkpoint_minutes * 60:
+            now = time.monotonic()
+            due = now - saved > recipe.checkpoint_minutes * 60, now - validated > recipe.validate_minutes * 60
+            # One learning rate and one end for all processes.
+            self.seconds, stopping, saving, validating = self.processes.highest(
+                [self.seconds, stop.is_set(), *(self.processes.first and late for late in due)]
+            )
+            if saving:
                 self._save()
                 saved, window = time.monotonic(), _Window()
-            if time.monotonic() - validated > recipe.validate_minutes * 60:
+            if validating:
                 self._validate()
                 validated, window = time.monotonic(), _Window()
         self._save()
-        if not stop.is_set():
+        if not stopping:
             self._sharpen()
             self._validate()
-            self._save()
-        self._log("end", stopped=stop.is_set())
+            self._save(finished=True)
+        self._log("end", stopped=bool(stopping))
         return self.metrics
 
     @property
@@ -213,12 +192,19 @@ class Run:
         decay = r.final_lr + (1 - r.final_lr) * 0.5 * (1 + cos(pi * min(1.0, self.fraction)))
         return r.lr * min(1.0, (self.step + 1) / max(1, r.warmup)) * decay
 
+    def _left(self, speed: float) -> float:
+        """Seconds until the budget is spent, at so many samples a second."""
+        minutes, samples = self.recipe.minutes, self.recipe.samples
+        by_time = minutes * 60 - self.seconds if minutes else inf
+        by_samples = (samples - self.samples) / speed if samples and speed else inf
+        return round(max(0.0, min(by_time, by_samples)), 1)
+
     def _train_step(self, arrays: dict, window: _Window) -> None:
-        batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        batch = {name: torch.from_numpy(array).to(self.device) for name, array in arrays.items()}
         self.optimisers.zero_grad()
         parts = self.replicas.backward(batch)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
-        self.samples += len(batch["image"])
+        self.samples += self.recipe.batch
         if not (parts["loss"].isfinite() and norm.isfinite()):
             self._skip(parts["loss"])
             return
@@ -229,7 +215,7 @@ class Run:
 
     def _losses(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Total and parts of the loss of one share of a batch; the total carries the gradient."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.bf16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16):
             features = model.features(planar(batch["image"]))
         total, parts = self.task.loss(features, batch, self.weights)
         return {"loss": total, **parts}
@@ -244,14 +230,18 @@ class Run:
             )
 
     def _validate(self) -> None:
+        if not self.processes.first:
+            return
         begun = time.monotonic()
         self._calibrate()
-        predict = torch_predictor(self.average, self.recipe.bf16)
+        predict = torch_predictor(self.final, self.recipe.bf16)
         count, batch = self.recipe.validate_count, self.recipe.batch
         self.metrics = evaluate(self.model.kind, predict, self.validation, count, batch)
         self._log("validation", metrics=self.metrics, took=round(time.monotonic() - begun, 2))
 
     def _log(self, event: str, **values) -> None:
+        if not self.processes.first:
+            return
         record = {"event": event, "step": self.step, "samples": self.samples, "seconds": round(self.seconds, 1)}
         record |= {"fraction": round(min(1.0, self.fraction), 5), **values}
         with open(self.out / "log.jsonl", "a") as file:
@@ -268,15 +258,17 @@ class Run:
         if self._calibrated == self.step:
             return
         self._calibrated = self.step
-        norms = [module for module in self.average.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        if self.final is not self.average:
+            self.final.load_state_dict(self.average.state_dict())
+        norms = [module for module in self.final.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # a plain mean
-        self.average.train()
+        self.final.train()
         for batch in self._calibration():
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.bf16):
-                self.average.features(batch["image"])
-        self.average.eval()
+                self.final.features(batch["image"])
+        self.final.eval()
 
     def _calibration(self) -> Iterator[dict[str, Tensor]]:
         """CALIBRATION augmented training samples, mixed as in training, the same for a seed, with planar images."""
@@ -289,22 +281,33 @@ class Run:
 
     def _sharpen(self) -> None:
         """At the end of a run: read the averaged model's heat maps as sharply as is best on training crops."""
-        if self.model.kind == "landmarks":
+        if self.model.kind == "landmarks" and self.processes.first:
             self._calibrate()
-            factor = sharpen(self.average, self._calibration())
+            factor = sharpen(self.final, self._calibration())
             self._log("sharpened", factor=factor)
 
-    def _save(self) -> None:
+    def _save(self, finished: bool = False) -> None:
+        positions = self._positions()
+        if not self.processes.first:
+            return
         self._calibrate()
         state = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         state |= {f"optimiser.{entry}": tensor for entry, tensor in self.optimisers.state().items()}
         state["rng"] = torch.get_rng_state()
-        place = {"position": asdict(self.position), "seconds": self.seconds, "recipe": self.recipe.as_dict()}
+        place = {"positions": list(map(asdict, positions)), "seconds": self.seconds, "recipe": self.recipe.as_dict()}
+        place["finished"] = finished
         meta = checkpoint.Meta(
             self.recipe.model, self.recipe.overrides, self.step, self.samples, "float", self.metrics, place
         )
-        checkpoint.save(self.out, self.average, meta, state)
+        checkpoint.save(self.out, self.final, meta, state)
         self._log("checkpoint")
+
+    def _positions(self) -> list[Position]:
+        """The place of every process in its data, by rank."""
+        place = self.position
+        held = [*place.samples, *[0] * (len(self.pool.members) - len(place.samples))]  # zeros where none is known
+        found = self.processes.gather([place.epoch, place.index, *held])
+        return [Position(epoch, index, tuple(filter(None, sizes))) for epoch, index, *sizes in found]
 
     def _restore(self) -> None:
         meta = checkpoint.load_meta(self.out)
@@ -321,7 +324,11 @@ class Run:
         self.optimisers.restore({n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)})
         torch.set_rng_state(state["rng"])
         self.step, self.samples, self.metrics = meta.step, meta.samples, meta.metrics
-        self.seconds, self.position = meta.resume["seconds"], Position.from_dict(meta.resume["position"])
+        self.seconds = meta.resume["seconds"]
+        stored = meta.resume.get("positions") or [meta.resume["position"]]  # "position": before processes
+        places = list(map(Position.from_dict, stored))
+        same = len(places) == self.processes.count  # otherwise the samples were dealt out in another way
+        self.position = places[self.processes.rank] if same else Position(max(place.epoch for place in places) + 1)
 
 
 class _Window:

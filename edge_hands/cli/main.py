@@ -31,6 +31,7 @@ VERBS: dict[str, str | None] = {
     "evaluate": "train",
     "quantize": "train",
     "export": "train",
+    "reproduce": "train",
 }
 
 app = typer.Typer(

@@ -39,9 +39,9 @@ class Position:
 class Loader:
     """Endless iterator over (batch, position after it). Shards that appear are taken in when an epoch begins.
 
-    ``shares`` is the part of the batch that each folder of the pool has, None by its size (see ``mix.py``).
-    ``cv2`` is held to one thread: the training loop needs the cores. Raises DataError when the pool is smaller than a
-    batch, and whatever the worker met.
+    ``seed`` is a number or several; ``shares`` is the part of the batch that each folder of the pool has, None by its
+    size (see ``mix.py``). ``cv2`` is held to one thread: the training loop needs the cores. Raises DataError when the
+    pool is smaller than a batch, and whatever the worker met.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Loader:
         pool: Pool,
         batches: Batches,
         batch: int,
-        seed: int,
+        seed: int | Sequence[int],
         start: Position = Position(),
         ahead: int = 8,
         shares: Sequence[float | None] | None = None,
@@ -59,7 +59,8 @@ class Loader:
             folders = ", ".join(map(str, pool.directories))
             raise DataError(f"{samples} samples in {folders} do not fill a batch of {batch}; add shards")
         cv2.setNumThreads(1)
-        self._pool, self._batches, self._batch, self._seed = pool, batches, batch, seed
+        self._pool, self._batches, self._batch = pool, batches, batch
+        self._seed = (seed,) if isinstance(seed, int) else tuple(seed)
         self._queue: queue.Queue = queue.Queue(ahead)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, args=(start,), daemon=True, name="edge-hands-loader")
@@ -102,11 +103,11 @@ class Loader:
             sizes = place.samples or held
             if len(sizes) != len(held) or any(then > now for then, now in zip(sizes, held)):
                 place, sizes = Position(place.epoch + 1), held  # other data than when the epoch began
-            rng = np.random.default_rng((self._seed, place.epoch))
+            rng = np.random.default_rng((*self._seed, place.epoch))
             order = pool_order(self._pool, rng, self._shares, sizes)
             count = len(order) // self._batch
             for index in range(place.index, count):
-                rng = np.random.default_rng((self._seed, place.epoch, index))
+                rng = np.random.default_rng((*self._seed, place.epoch, index))
                 batch = self._batches(order[index * self._batch : (index + 1) * self._batch], rng)
                 last = index + 1 == count
                 after = Position(place.epoch + 1) if last else Position(place.epoch, index + 1, sizes)

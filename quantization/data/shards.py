@@ -64,13 +64,17 @@ class Pool:
     ``labels`` maps a name to an array over samples. Crops: present (n,), right (n,) the true side, uv (n, 21, 2) pixels
     of the image, xyz (n, 21, 3) metres from the wrist, z (n, 21) depth from the wrist in sides of the base crop,
     visible (n, 21). Frames: count (n,), and right (n, 2), uv (n, 2, 21, 2), visible (n, 2, 21), padded with zeros.
-    ``members`` are the samples of each folder, in the order of its shards.
+    ``members`` are the samples of each folder, in the order of its shards. Of each shard, ``part`` (i, n) takes every
+    n-th sample from the i-th on: the n processes of a run have none in common, and each keeps its own only.
     """
 
-    def __init__(self, directories: str | Path | Sequence[str | Path], split: str, kind: str) -> None:
+    def __init__(
+        self, directories: str | Path | Sequence[str | Path], split: str, kind: str, part: tuple[int, int] = (0, 1)
+    ) -> None:
         several = [directories] if isinstance(directories, str | Path) else directories
         self.directories, self.split, self.kind = tuple(map(Path, several)), split, kind
         self.labels: dict[str, np.ndarray] = {}
+        self._part = slice(part[0], None, part[1])
         self.members = [np.empty(0, np.int64) for _ in self.directories]
         self._seen: set[Path] = set()
         self._blobs: list[np.ndarray] = []
@@ -99,11 +103,14 @@ class Pool:
         before, columns, where, owners = len(self), [], [], []
         for owner, directory in enumerate(self.directories):
             for path, blob in self._fresh(directory):
-                for key, place, label in _index(path, blob):
+                images, size = [], 0
+                for key, (start, length), label in list(_index(path, blob))[self._part]:
                     columns.append(_columns(path, key, label, self.kind))
-                    where.append((len(self._blobs), *place))
+                    where.append((len(self._blobs), size, length))
                     owners.append(owner)
-                self._blobs.append(np.frombuffer(blob, np.uint8))
+                    images.append(memoryview(blob)[start : start + length])
+                    size += length
+                self._blobs.append(np.frombuffer(b"".join(images), np.uint8))
         if where:
             fresh = {name: np.stack([c[name] for c in columns]) for name in columns[0]}
             self.labels = {n: np.concatenate([self.labels[n], a]) if before else a for n, a in fresh.items()}

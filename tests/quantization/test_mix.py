@@ -126,7 +126,7 @@ def test_a_mixed_run_stops_and_goes_on(folders, tmp_path):
     recipe = Recipe.from_dict({**settings, "data": data, "samples": 60})
     train(recipe, tmp_path / "out")
     meta = checkpoint.load_meta(tmp_path / "out")
-    assert meta.resume["position"] == {"epoch": 0, "index": 3, "samples": [12, 96]}
+    assert meta.resume["positions"] == [{"epoch": 0, "index": 3, "samples": [12, 96]}]
     assert meta.resume["recipe"]["data"] == data and meta.metrics["crops"] == 8  # the val shards of the second
     train(Recipe.from_dict(meta.resume["recipe"] | {"samples": 100}), tmp_path / "out", resume=True)
     assert checkpoint.load_meta(tmp_path / "out").step == 5
