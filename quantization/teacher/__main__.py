@@ -6,7 +6,8 @@
 
 The teacher's joints are brought to the project's convention by a correction that is fitted on synthetic crops, whose
 true joints are known, and checked on those that a fit did not see. Photographs on whose joints the teacher's looks do
-not agree are left out. A fifth of the people goes to ``--test-out`` as held-out shards.
+not agree are left out. A fifth of the people goes to ``--test-out`` as held-out shards. ``--compose`` writes a second
+training shard with the same hands before other backgrounds.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ import typer
 
 from edge_hands.errors import DataError, EdgeHandsError
 from edge_hands.quantization.data.shards import BASE_CROP, Pool
+from edge_hands.quantization.data.synthetic.backgrounds import Backgrounds
 from edge_hands.quantization.data.synthetic.scene import Sample
 from edge_hands.quantization.data.synthetic.writer import contact_sheet
 from edge_hands.quantization.metrics import joint_errors, pa_errors
+from edge_hands.quantization.teacher.compose import composed
 from edge_hands.quantization.teacher.convention import Convention, lifted
 from edge_hands.quantization.teacher.label import as_right, ask, box_side, crop_sample, write_shard
 from edge_hands.quantization.teacher.photographs import SIDE, Photographs
@@ -41,6 +44,8 @@ def command(
     test_out: Annotated[Path, typer.Option(help="Folder of the held-out shard.")],
     synthetic: Annotated[int, typer.Option(min=100, help="Synthetic crops to fit the convention on.")] = 1900,
     spread: Annotated[float, typer.Option(min=0.0, help="Looks may differ by this share of the hand's box.")] = 0.03,
+    compose: Annotated[int, typer.Option(min=0, help="Backgrounds for each training hand, in a second shard.")] = 4,
+    assets: Annotated[Path, typer.Option(help="Folder of the npm packages (`make assets`).")] = Path("node_modules"),
     sheet: Annotated[Path | None, typer.Option(help="Also draw 30 training crops with their joints.")] = None,
 ) -> None:
     """Label photographs with MediaPipe Hands and write them as crop shards."""
@@ -66,6 +71,11 @@ def command(
         f"{len(chosen)} of {len(taken.images)} photographs kept: {len(train)} in {out}, {test.sum()} of other people "
         f"in {test_out}; looks differ by {np.median(hands.moved[chosen]) * 100:.1f} % of the hand's box in the median"
     )
+    if compose:
+        others = list(composed(train, Backgrounds(assets), compose))
+        write_shard(out / "train-00001.tar", others)
+        typer.echo(f"{len(others)} crops with other backgrounds in {out}")
+        train += others
     if sheet:
         drawn = np.random.default_rng(0).permutation(len(train))[:30]
         if not cv2.imwrite(str(sheet), contact_sheet([Sample(*train[i][1:]) for i in drawn])[..., ::-1]):
