@@ -131,5 +131,7 @@ def test_hands_out_of_view_are_ignored_or_absent(crops):
     assert hand_target(uv, whole)["valid"] == 1
     half = hand_target(uv - (0.6, 0), whole)
     assert (half["valid"], half["ignore"]) == (0, 1)
+    hidden = hand_target(uv, whole, visible=0.1)
+    assert (hidden["valid"], hidden["ignore"]) == (0, 1)
     gone = hand_target(uv + 2, whole)
     assert (gone["valid"], gone["ignore"]) == (0, 0)

@@ -20,11 +20,16 @@ from edge_hands.crops import aligned_crop  # noqa: E402
 from edge_hands.errors import DataError  # noqa: E402
 from edge_hands.hands import BONES, FINGERTIPS, MIDDLE_MCP, REFERENCE_SKELETON_LENGTH, WRIST, skeleton_length  # noqa: E402
 from edge_hands.quantization.data.synthetic import writer  # noqa: E402
+from edge_hands.quantization.data.synthetic.actor import random_actor, random_view  # noqa: E402
+from edge_hands.quantization.data.synthetic.config import SceneConfig  # noqa: E402
 from edge_hands.quantization.data.synthetic.hand_mesh import HandMesh  # noqa: E402
+from edge_hands.quantization.data.synthetic.light import random_light  # noqa: E402
 from edge_hands.quantization.data.synthetic.pose import random_pose, random_shape  # noqa: E402
 from edge_hands.quantization.data.synthetic.renderer import Camera, Renderer  # noqa: E402
-from edge_hands.quantization.data.synthetic.scene import SceneConfig, Scenes, _light  # noqa: E402
+from edge_hands.quantization.data.synthetic.scene import Scenes  # noqa: E402
 from edge_hands.quantization.data.synthetic.skin import grain  # noqa: E402
+
+CONFIG = SceneConfig()
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +57,11 @@ def test_joints_lie_on_the_rendered_hand(scenes, mirror):
     inner = [j for j in range(21) if j not in FINGERTIPS]
     for seed in range(12):
         rng = np.random.default_rng(seed)
-        hand = scenes.actor(rng, bare=True)
-        hand = hand.moved(flip @ scenes._view(rng, hand.wrist), np.array([0.0, 0.0, 0.35]))
+        hand = random_actor(rng, scenes.mesh, CONFIG, bare=True)
+        hand = hand.moved(flip @ random_view(rng, CONFIG, hand.wrist), np.array([0.0, 0.0, 0.35]))
         assert hand.side == ("left" if mirror else "right")
         bare = replace(hand.solids[0], look=replace(hand.solids[0].look, atlas=0))
-        _, depth = renderer.render(camera, [bare], _light(rng, scenes.backgrounds.panoramas[0], SceneConfig()))
+        _, depth = renderer.render(camera, [bare], random_light(rng, scenes.backgrounds.panoramas[0], CONFIG))
         column, row = camera.project(hand.joints).astype(int).T
         beside = cv2.distanceTransform((depth == 0).astype(np.uint8), cv2.DIST_L2, 5)[row, column]
         assert (beside[inner] == 0).all()
@@ -79,7 +84,7 @@ def test_a_crop_is_upright_and_centred_within_its_slack(scenes):
         assert 0.5 < skeleton_length(xyz) / REFERENCE_SKELETON_LENGTH < 1.6
         # uv is the projection of xyz: bones in the picture and in space agree up to perspective.
         weak = (xyz[:, :2] - xyz[WRIST, :2]) * label["depth_scale"]
-        assert np.abs((uv - uv[WRIST]) - weak).max() < 0.35 * 128
+        assert np.abs((uv - uv[WRIST]) - weak).max() < 0.5 * 128
         checked += 1
     assert checked > 30
 
@@ -130,8 +135,13 @@ def test_frames_hold_left_and_right_hands_inside_the_picture(scenes):
         for hand in made.label["hands"]:
             sides.add(hand["side"])
             center = np.mean(hand["uv"], axis=0)
-            assert (center > -64).all() and (center < 320).all()
-            assert np.min(hand["xyz"], axis=0)[2] > 0.03
+            assert (center > -160).all() and (center < 416).all()
+            xyz = np.array(hand["xyz"])
+            assert xyz[:, 2].min() > 0.03
+            # Fingers curl towards the palm, which lies on opposite sides of wrist-index-little for the two hands.
+            out = np.cross(xyz[5] - xyz[0], xyz[17] - xyz[0])
+            curl = np.mean([(xyz[tip] - xyz[base]) @ out for tip, base in ((8, 5), (12, 9), (16, 13), (20, 17))])
+            assert curl > -0.2e-4 if hand["side"] == "right" else curl < 0.2e-4
     assert sides == {"left", "right"} and counts == {0, 1, 2}
 
 

@@ -19,6 +19,8 @@ _METACARPAL_GIVE = (0.0, 0.0, 0.06, 0.12)
 #: Distance between the tip joints of two fingertips that touch, metres.
 _TOUCH = 0.011
 _THUMBS = 48  # candidates of which one is chosen
+#: Range of the thumb's root about x, y and z.
+_THUMB_LOW, _THUMB_HIGH = np.array([-0.95, -0.75, -0.4]), np.array([0.35, 0.75, 0.4])
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def _pose_fingers(rng: np.random.Generator, angles: np.ndarray, shares: PoseShar
         curl = rng.uniform(1.2, 1.6) + rng.normal(0, 0.1, 4)
     elif family == 4:
         touched = int(rng.choice(4, p=(0.45, 0.25, 0.17, 0.13)))
-        at = rng.uniform(0.45, 1.05)
+        at = rng.uniform(0.65, 1.15) + 0.08 * touched
         straight, alike = rng.normal(0.08, 0.15, 4), at + rng.normal(0, 0.12, 4)
         curl = np.where(closed, 1.4, straight) if rng.random() < 0.3 else straight if rng.random() < 0.5 else alike
         curl[touched] = at
@@ -125,15 +127,23 @@ def _pose_thumb(
     drawn[:, 0, 2] = rng.normal(0, 0.22, _THUMBS)
     drawn[:, 1, :2] = np.c_[-rng.uniform(-0.2, 0.95, _THUMBS), rng.normal(0, 0.1, _THUMBS)]
     drawn[:, 2, 0] = -rng.uniform(-0.35, 1.35, _THUMBS)
-    thumb = mesh.thumbs(frames[0], drawn, scale)
-    gap = _gaps(thumb, frames[:25, :3, 3])
     if touched is None:
+        gap = _gaps(mesh.thumbs(frames[0], drawn, scale), frames[:25, :3, 3])
         free = np.flatnonzero(gap > 0.0135)
-        best = int(free[0]) if len(free) else int(gap.argmax())
-    else:
+        angles[1:4] = drawn[free[0] if len(free) else gap.argmax()]
+        return
+    for spread in (0.18, 0.07, 0.0):  # the best, the best near it, and once more
+        thumb = mesh.thumbs(frames[0], drawn, scale)
         reach = np.linalg.norm(thumb[:, 3] - frames[_FINGER_BASES[touched] + 4, :3, 3], axis=1)
-        best = int((np.abs(reach - _TOUCH) + np.maximum(0.010 - gap, 0) * 2).argmin())
-    angles[1:4] = drawn[best]
+        through = np.maximum(0.010 - _gaps(thumb, frames[:25, :3, 3]), 0)
+        best = drawn[(np.abs(reach - _TOUCH) + 2 * through).argmin()]
+        moved = rng.normal(0, 1, drawn.shape) * spread * (best != 0)
+        moved[0] = 0
+        drawn = best + moved
+        drawn[:, 0] = np.clip(drawn[:, 0], _THUMB_LOW, _THUMB_HIGH)
+        drawn[:, 1, 0] = np.clip(drawn[:, 1, 0], -0.95, 0.2)
+        drawn[:, 2, 0] = np.clip(drawn[:, 2, 0], -1.35, 0.35)
+    angles[1:4] = best
 
 
 def _gaps(thumb: np.ndarray, joints: np.ndarray) -> np.ndarray:

@@ -57,7 +57,17 @@ def texels(uv: np.ndarray, faces: np.ndarray, vertices: np.ndarray, normals: np.
 
 def atlases(geometry: TexelGeometry, frames: np.ndarray, tips: dict[int, float]) -> list[np.ndarray]:
     """Atlases (S, S, 4) uint8 of ``VARIANTS`` people from the joints' rest ``frames`` (25, 4, 4)."""
-    return [_atlas(np.random.default_rng([11, k]), geometry, frames, tips) for k in range(VARIANTS)]
+    on = geometry.covered
+    position, normal = geometry.position[on], geometry.normal[on]
+    joints = {0, 2, 3, *tips, *(base + k for base in _FINGERS for k in (1, 2, 3))}
+    axes = {j: frames[j, :3, :3].astype(np.float32) for j in joints}
+    local = {j: ((position - frames[j, :3, 3].astype(np.float32)) @ axes[j], normal @ axes[j]) for j in joints}
+    made = []
+    for k in range(VARIANTS):
+        channels = np.zeros((ATLAS_SIZE, ATLAS_SIZE, 4), np.float32)
+        channels[on] = _texels(np.random.default_rng([11, k]), on, local, tips)
+        made.append((cv2.GaussianBlur(channels, (0, 0), 0.6) * 255).clip(0, 255).astype(np.uint8))
+    return made
 
 
 def grain() -> np.ndarray:
@@ -77,20 +87,16 @@ def _wrapped_blur(noise: np.ndarray, sigma: float) -> np.ndarray:
     return blurred / blurred.std()
 
 
-def _atlas(rng: np.random.Generator, geometry: TexelGeometry, frames: np.ndarray, tips: dict[int, float]) -> np.ndarray:
-    size = ATLAS_SIZE
-    wobble = cv2.resize(rng.normal(size=(40, 40)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
-
-    def local(joint: int) -> tuple[np.ndarray, np.ndarray]:
-        frame = frames[joint]
-        return (geometry.position - frame[:3, 3]) @ frame[:3, :3], geometry.normal @ frame[:3, :3]
-
-    crease = np.zeros((size, size), np.float32)
-    flush = np.zeros((size, size), np.float32)
-    nail = np.zeros((size, size), np.float32)
+def _texels(
+    rng: np.random.Generator, on: np.ndarray, local: dict[int, tuple[np.ndarray, np.ndarray]], tips: dict[int, float]
+) -> np.ndarray:
+    """Channels (N, 4) of the texels that the mesh covers; ``local`` holds their place and normal (N, 3) by joint."""
+    coarse = rng.normal(size=(40, 40)).astype(np.float32)
+    wobble = cv2.resize(coarse, (ATLAS_SIZE, ATLAS_SIZE), interpolation=cv2.INTER_CUBIC)[on]
+    crease, flush, nail = np.zeros((3, len(wobble)), np.float32)
     joints = [(base + k, k) for base in _FINGERS for k in (1, 2, 3)] + [(2, 2), (3, 3)]
     for joint, kind in joints:
-        at, normal = local(joint)
+        at, normal = local[joint]
         reach = 0.016 if kind > 1 else 0.024
         near = (np.abs(at[..., 0]) < 0.012) & (np.abs(at[..., 2]) < reach) & (np.abs(at[..., 1]) < 0.018)
         z = at[..., 2] + 0.0005 * wobble + at[..., 0] ** 2 * rng.normal(0, 12)
@@ -105,7 +111,7 @@ def _atlas(rng: np.random.Generator, geometry: TexelGeometry, frames: np.ndarray
                 crease = np.maximum(crease, dorsal * _line(z - line, 0.00042) * depth)
         flush = np.maximum(flush, dorsal * np.exp(-(z**2) / 0.006**2) * rng.uniform(0.3, 0.8))
     for tip in tips:
-        at, normal = local(tip)
+        at, normal = local[tip]
         width, length = 0.0060, 0.0066
         oval = (at[..., 0] / width) ** 4 + ((at[..., 2] + 0.0028) / length) ** 4
         on = (normal[..., 1] > 0.3) & (np.abs(at[..., 1]) < 0.012)
@@ -114,7 +120,7 @@ def _atlas(rng: np.random.Generator, geometry: TexelGeometry, frames: np.ndarray
         pad = np.exp(-(at**2).sum(-1) / 0.011**2) * np.clip(0.4 - normal[..., 1], 0, 1)
         flush = np.maximum(flush, pad * rng.uniform(0.4, 0.9))
 
-    at, normal = local(0)
+    at, normal = local[0]
     flat = at[..., [0, 2]] + 0.0012 * wobble[..., None]
     palm = np.clip(-normal[..., 1] * 2 + 0.1, 0, 1)
     for line in _PALM_LINES:
@@ -132,13 +138,12 @@ def _atlas(rng: np.random.Generator, geometry: TexelGeometry, frames: np.ndarray
         flush = np.maximum(flush, palm * blob * rng.uniform(0.3, 0.9))
 
     vein = _veins(rng, at, normal, flat)
-    channels = np.stack([crease, vein, nail, flush], -1) * geometry.covered[..., None]
-    return (cv2.GaussianBlur(channels.astype(np.float32), (0, 0), 0.6) * 255).clip(0, 255).astype(np.uint8)
+    return np.stack([crease, vein, nail, flush], -1)
 
 
 def _veins(rng: np.random.Generator, at: np.ndarray, normal: np.ndarray, flat: np.ndarray) -> np.ndarray:
     back = np.clip(normal[..., 1] * 2 - 0.2, 0, 1)
-    vein = np.zeros(at.shape[:2], np.float32)
+    vein = np.zeros(len(at), np.float32)
     for x in (-0.022, -0.008, 0.010, 0.026):
         z = np.linspace(-0.085, 0.015, 7)
         path = np.c_[x * (1.0 - 0.5 * (z + 0.085) / 0.1) + np.cumsum(rng.normal(0, 0.0025, 7)), z]
@@ -155,8 +160,8 @@ def _line(distance: np.ndarray, width: float) -> np.ndarray:
 
 
 def _distance(points: np.ndarray, path: np.ndarray) -> np.ndarray:
-    """Distance (S, S) of points (S, S, 2) from a polyline (N, 2)."""
-    best = np.full(points.shape[:2], np.inf, np.float32)
+    """Distance (N,) of points (N, 2) from a polyline (M, 2)."""
+    best, path = np.full(len(points), np.inf, np.float32), path.astype(np.float32)
     for a, b in zip(path[:-1], path[1:]):
         along = np.clip(((points - a) @ (b - a)) / max(float((b - a) @ (b - a)), 1e-12), 0, 1)
         best = np.minimum(best, np.linalg.norm(points - a - along[..., None] * (b - a), axis=-1))

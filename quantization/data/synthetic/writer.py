@@ -25,6 +25,7 @@ import numpy as np
 
 from edge_hands.draw import draw_skeleton
 from edge_hands.errors import DataError
+from edge_hands.quantization.data.synthetic.config import SceneConfig
 from edge_hands.quantization.data.synthetic.scene import Sample, Scenes
 
 KINDS, SPLITS = ("crop", "frame"), ("train", "val")
@@ -59,7 +60,13 @@ def plan(out: Path, kind: str, split: str, count: int, seed: int) -> list[Shard]
     ]
 
 
-def write_shards(shards: list[Shard], assets: Path, workers: int, progress: Callable[[int], None]) -> None:
+def write_shards(
+    shards: list[Shard],
+    assets: Path,
+    workers: int,
+    progress: Callable[[int], None],
+    config: SceneConfig | None = None,
+) -> None:
     """Renders ``shards``; those that exist are kept. ``progress(n)`` is called after every ``n`` samples.
 
     Raises DataError where the folder cannot be written or rendering is not possible.
@@ -74,7 +81,7 @@ def write_shards(shards: list[Shard], assets: Path, workers: int, progress: Call
     except OSError as error:
         raise DataError(f"Cannot write to {error.filename}: {error.strerror}.") from error
     context = multiprocessing.get_context("spawn")  # an EGL context does not survive a fork
-    with ProcessPoolExecutor(min(workers, len(missing)), context, _start_worker, (assets,)) as pool:
+    with ProcessPoolExecutor(min(workers, len(missing)), context, _start_worker, (assets, config)) as pool:
         pending = [pool.submit(_write_shard, shard) for shard in missing]
         try:
             for done in as_completed(pending):
@@ -87,11 +94,11 @@ def write_shards(shards: list[Shard], assets: Path, workers: int, progress: Call
 _scenes: Scenes | None = None
 
 
-def _start_worker(assets: Path) -> None:
+def _start_worker(assets: Path, config: SceneConfig | None) -> None:
     global _scenes
     os.environ["LP_NUM_THREADS"] = "0"  # llvmpipe in the calling thread: processes are the parallelism
     cv2.setNumThreads(1)
-    _scenes = Scenes(assets)
+    _scenes = Scenes(assets, config)
 
 
 def _write_shard(shard: Shard) -> int:
