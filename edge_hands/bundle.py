@@ -196,7 +196,7 @@ def load(folder: str | os.PathLike[str], public_key: signing.PublicKey | None = 
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise BundleError(f"{folder} is not a folder: a bundle is a folder with a {MANIFEST}.")
+        raise BundleError(f"{folder} is not a folder: a bundle is a folder with a {MANIFEST}; name one.")
     text = _read(folder, MANIFEST, MAX_MANIFEST_BYTES)
     if public_key is not None:
         signed = os.path.lexists(folder / signing.SIGNATURE)
@@ -284,16 +284,21 @@ def _read(folder: Path, path: str, limit: int, *, exact: bool = False) -> bytes:
         try:
             mode = os.lstat(full).st_mode
         except OSError as error:
-            raise BundleError(f"{full} is missing: {folder} is not a complete bundle.") from error
+            raise BundleError(
+                f"{full} is missing: {folder} is not a complete bundle. Export or download it again."
+            ) from error
         if stat.S_ISLNK(mode):
-            raise BundleError(f"{full} is a symbolic link: a bundle holds plain files only.")
+            raise BundleError(f"{full} is a symbolic link: a bundle holds plain files only. Copy the file itself.")
     if not stat.S_ISREG(mode):
         raise BundleError(f"{full} is not a plain file.")
     try:
         with open(full, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NOFOLLOW", 0))) as file:
             size = os.fstat(file.fileno()).st_size
             if exact and size != limit:
-                raise BundleError(f"{full} has {size} bytes where the manifest says {limit}: it is not whole.")
+                raise BundleError(
+                    f"{full} has {size} bytes where the manifest says {limit}: it is not whole. Export or download the "
+                    "bundle again."
+                )
             if size > limit:
                 raise BundleError(f"{full} has {size} bytes, more than the {limit} allowed.")
             data = file.read(limit + 1)

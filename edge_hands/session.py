@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _KEPT_TIMES = 100
+#: What runtimes may count on: arrays in C order, aligned, and writeable, as torch wants them. Others are copied.
+_PLAIN = ("C", "A", "W")
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class Session:
             if self._runtime is None:
                 raise SessionError(f"The session of {self.manifest.name} is closed: open a new one.")
             start = time.perf_counter()
-            outputs = self._call({name: np.ascontiguousarray(array) for name, array in inputs.items()})
+            outputs = self._call({name: np.require(array, None, _PLAIN) for name, array in inputs.items()})
             self._note((time.perf_counter() - start) * 1e3)
         finally:
             self._lock.release()
@@ -107,7 +109,7 @@ class Session:
             if found.shape != tensor.shape or found.dtype != tensor.dtype:
                 raise BundleError(
                     f"{self.manifest.name} on {self.runtime} gave {tensor.name} as {found.dtype} {list(found.shape)}; "
-                    f"its manifest says {tensor.dtype} {list(tensor.shape)}."
+                    f"its manifest says {tensor.dtype} {list(tensor.shape)}: export the bundle again."
                 )
         return outputs
 

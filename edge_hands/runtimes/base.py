@@ -35,6 +35,10 @@ class Availability:
         return self.version is not None
 
 
+#: Tensors of a model by its own names: dtype and shape, which is empty where the model leaves it open.
+Found = dict[str, tuple[str, tuple[int, ...]]]
+
+
 class Runtime(ABC):
     """A loaded model. Instances come from ``load`` and belong to one thread at a time; ``Session`` guards that."""
 
@@ -70,7 +74,8 @@ class Runtime(ABC):
 
     @abstractmethod
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """One call: arrays by the manifest's input names -> arrays by its output names, owned by the caller."""
+        """One call: arrays by the manifest's input names, in C order, aligned and writeable, but not to be written to
+        -> arrays by its output names, owned by the caller."""
 
     @abstractmethod
     def close(self) -> None:
@@ -87,7 +92,33 @@ def needs_library(name: str, version: str | None, path: Path | None) -> Availabi
     )
 
 
+def check_tensors(bundle: Bundle, variant: Variant, inputs: Found, outputs: Found) -> None:
+    """BundleError when the tensors found in the model are not those of the manifest."""
+    where, again = bundle.folder / variant.path, "export the bundle again"
+    if len(inputs) != len(bundle.manifest.inputs):
+        raise BundleError(
+            f"{where} has {len(inputs)} inputs where the manifest has {len(bundle.manifest.inputs)}: {again}."
+        )
+    for way, tensors, names, found in (
+        ("input", bundle.manifest.inputs, variant.input_names, inputs),
+        ("output", bundle.manifest.outputs, variant.output_names, outputs),
+    ):
+        for tensor in tensors:
+            theirs, what = names[tensor.name], f"{where}: {way} {tensor.name}"
+            if theirs not in found:
+                raise BundleError(
+                    f"{what} is called {theirs!r} in the manifest; the model has {', '.join(found)}: {again}."
+                )
+            dtype, shape = found[theirs]
+            if (dtype, shape or tensor.shape) != (tensor.dtype, tensor.shape):
+                raise BundleError(
+                    f"{what} is {dtype} {list(shape)} in the model, {tensor.dtype} {list(tensor.shape)} in the "
+                    f"manifest: {again}."
+                )
+
+
 def unreadable(bundle: Bundle, variant: Variant, runtime: str, error: Exception) -> BundleError:
     """The BundleError for bytes that ``runtime`` cannot load."""
-    reason = " ".join(str(error).split())[:300] or type(error).__name__
-    return BundleError(f"{bundle.folder / variant.path} is not a model that {runtime} can load: {reason}")
+    reason = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+    where = bundle.folder / variant.path
+    return BundleError(f"{where} is not a model that {runtime} can load: {reason}. Export it again.")

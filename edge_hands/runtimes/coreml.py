@@ -20,11 +20,11 @@ import numpy as np
 
 from edge_hands.bundle import Bundle, Variant
 from edge_hands.errors import BundleError, EdgeHandsError
-from edge_hands.runtimes.base import Availability, Runtime, RuntimeOptions, unreadable
+from edge_hands.runtimes.base import Availability, Found, Runtime, RuntimeOptions, check_tensors, unreadable
 
 Arrays = dict[str, np.ndarray]
-#: Inputs -> outputs by the package's names, and the shapes of both as the package declares them.
-Opened = tuple[Callable[[Arrays], Arrays], dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]
+#: Inputs -> outputs by the package's names, and both as the package declares them.
+Opened = tuple[Callable[[Arrays], Arrays], Found, Found]
 
 
 class CoreML(Runtime):
@@ -59,7 +59,7 @@ class CoreML(Runtime):
             package = _write(bundle, variant, Path(folder.name))
             function = str(variant.config.get("function", ""))
             predict, inputs, outputs = (_open_on_mac if _on_a_mac() else _open_reference)(package, function, options)
-            _agree(bundle, variant, inputs, outputs)
+            check_tensors(bundle, variant, inputs, outputs)
         except BundleError:
             folder.cleanup()
             raise
@@ -103,11 +103,10 @@ def _open_on_mac(package: Path, function: str, options: RuntimeOptions) -> Opene
     whole = model.get_spec().description
     name = function or whole.defaultFunctionName
     described = next((one for one in whole.functions if one.name == name), whole)
-    shapes = [
-        {feature.name: tuple(feature.type.multiArrayType.shape) for feature in features}
+    return model.predict, *(
+        {feature.name: ("float32", tuple(feature.type.multiArrayType.shape)) for feature in features}
         for features in (described.input, described.output)
-    ]
-    return model.predict, *shapes
+    )
 
 
 def _open_reference(package: Path, function: str, options: RuntimeOptions) -> Opened:
@@ -125,24 +124,7 @@ def _open_reference(package: Path, function: str, options: RuntimeOptions) -> Op
         finally:
             torch.set_num_threads(before)
 
-    return predict, program.inputs, program.outputs
-
-
-def _agree(
-    bundle: Bundle, variant: Variant, inputs: dict[str, tuple[int, ...]], outputs: dict[str, tuple[int, ...]]
-) -> None:
-    """BundleError when the package's names or shapes are not the manifest's; a shape that it leaves open passes."""
-    where = bundle.folder / variant.path
-    if len(inputs) != len(bundle.manifest.inputs):
-        raise BundleError(f"{where} has {len(inputs)} inputs where the manifest has {len(bundle.manifest.inputs)}.")
-    for tensors, names, found in (
-        (bundle.manifest.inputs, variant.input_names, inputs),
-        (bundle.manifest.outputs, variant.output_names, outputs),
-    ):
-        for tensor in tensors:
-            theirs, what = names[tensor.name], f"{where}: {tensor.name}"
-            if theirs not in found:
-                raise BundleError(f"{what} is called {theirs!r} in the manifest; the model has {', '.join(found)}.")
-            shape = list(found[theirs] or ())
-            if shape and shape != list(tensor.shape):
-                raise BundleError(f"{what} is {shape} in the model, {list(tensor.shape)} in the manifest.")
+    return predict, *(
+        {name: ("float32", tuple(shape or ())) for name, shape in tensors.items()}
+        for tensors in (program.inputs, program.outputs)
+    )

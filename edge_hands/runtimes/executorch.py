@@ -1,4 +1,4 @@
-"""ExecuTorch with its XNNPACK delegate: a .pte program run by the runtime of the executorch wheel, which needs torch.
+"""ExecuTorch: a .pte program run by the runtime of the executorch wheel, which needs torch, and the delegates it has.
 
 A bundle's native form calls our own scan kernels, compiled on first use for the installed release; where they cannot
 be, the portable form runs, which is made of ExecuTorch's own operators only.
@@ -9,18 +9,25 @@ from __future__ import annotations
 import re
 import threading
 import warnings
-from contextlib import suppress
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
-from edge_hands.bundle import Bundle, Tensor, Variant
+from edge_hands.bundle import Bundle, Variant
 from edge_hands.errors import BundleError, RuntimeUnavailable
-from edge_hands.runtimes.base import Availability, Runtime, RuntimeOptions, unreadable
+from edge_hands.runtimes.base import Availability, Found, Runtime, RuntimeOptions, check_tensors, unreadable
 
 _METHOD = "forward"
+#: Delegates as the exporter and a variant's ``config["backend"]`` name them, and as a .pte does.
+DELEGATES = {
+    "xnnpack": "XnnpackBackend",
+    "vulkan": "VulkanBackend",
+    "coreml": "CoreMLBackend",
+    "qnn": "QnnBackend",
+}
 
 
 class _Pool:
@@ -94,6 +101,19 @@ class ExecuTorch(Runtime):
         return Availability(version=f"{cls.availability().version}, our kernels", first=first)
 
     @classmethod
+    def readiness(cls, variant: Variant) -> Availability:
+        state, backend = super().readiness(variant), variant.config.get("backend", "xnnpack")
+        if not state or backend == "xnnpack":  # every wheel has that one; of others its library is asked
+            return state
+        if backend not in DELEGATES:
+            return Availability(reason=f"this version of edge_hands has no delegate {backend!r}: upgrade edge_hands")
+        try:
+            reason = lacking(DELEGATES[backend])
+        except (ImportError, OSError, RuntimeError) as error:
+            reason = f"executorch cannot be imported ({error}): install it again"
+        return Availability(reason=reason) if reason else state
+
+    @classmethod
     def load(cls, bundle: Bundle, variant: Variant, options: RuntimeOptions) -> ExecuTorch:
         kernels = None
         if variant.scan == "native":
@@ -104,7 +124,10 @@ class ExecuTorch(Runtime):
         _pool.take(options.threads)
         try:
             program = _load_program(bundle, variant)
-            _check_tensors(bundle, variant, program.metadata(_METHOD))
+            found = program.metadata(_METHOD)
+            inputs = _tensors(found.num_inputs(), found.input_tensor_meta)
+            outputs = _tensors(found.num_outputs(), found.output_tensor_meta)
+            check_tensors(bundle, variant, inputs, outputs)
             return cls(program, kernels, variant)
         except BaseException:
             _pool.give()
@@ -113,8 +136,7 @@ class ExecuTorch(Runtime):
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         import torch
 
-        arrays = (inputs[name] for name in self._inputs)
-        tensors = [torch.from_numpy(array if array.flags.writeable else array.copy()) for array in arrays]
+        tensors = [torch.from_numpy(inputs[name]) for name in self._inputs]
         try:
             found = self._method.execute(tensors)
         except RuntimeError as error:
@@ -143,42 +165,42 @@ def _load_program(bundle: Bundle, variant: Variant) -> Any:
         program.load_method(_METHOD)
         return program
     except (RuntimeError, ValueError, TypeError) as error:
-        registry = Runtime.get().backend_registry
         named = sorted(name.decode() for name in set(re.findall(rb"[A-Z]\w{1,40}Backend\b", content)))
-        if missing := [name for name in named if not registry.is_available(name)]:
-            raise RuntimeUnavailable(
-                f"{variant.path} needs the delegate {missing[0]}, which the installed ExecuTorch does not have (it has "
-                f"{', '.join(filter(registry.is_available, registry.registered_backend_names))}): export it for one"
-            ) from error
+        if missing := list(filter(None, map(lacking, named))):
+            raise RuntimeUnavailable(f"{variant.path}: {missing[0]}") from error
         raise unreadable(bundle, variant, "ExecuTorch", error) from error
 
 
-def _check_tensors(bundle: Bundle, variant: Variant, found: Any) -> None:
-    """The program's tensors against the manifest."""
-    manifest, where = bundle.manifest, bundle.folder / variant.path
-    for kind, tensors, names, count, meta in (
-        ("input", manifest.inputs, variant.input_names, found.num_inputs(), found.input_tensor_meta),
-        ("output", manifest.outputs, variant.output_names, found.num_outputs(), found.output_tensor_meta),
-    ):
-        if kind == "input" and count != len(tensors):
-            raise BundleError(f"{where} has {count} inputs where the manifest has {len(tensors)}.")
-        for tensor in tensors:
-            _agree(tensor, names[tensor.name], count, meta, f"{where}: {kind} {tensor.name}")
+def lacking(delegate: str) -> str | None:
+    """What to do about a delegate, as a .pte names it, that the installed ExecuTorch does not have; None if it has it.
+
+    Imports executorch and torch.
+    """
+    from executorch.runtime import Runtime
+
+    registry = Runtime.get().backend_registry
+    if registry.is_available(delegate):
+        return None
+    return (
+        f"it needs the delegate {delegate}, which the installed ExecuTorch does not have (it has "
+        f"{', '.join(filter(registry.is_available, registry.registered_backend_names))}): export it for one of these, "
+        f"or run it on a device whose ExecuTorch is built with {delegate}"
+    )
 
 
-def _agree(tensor: Tensor, place: str, count: int, meta: Any, what: str) -> None:
-    index = -1
-    with suppress(ValueError):
-        index = int(place)
-    if not 0 <= index < count:
-        raise BundleError(f"{what} is number {place!r} in the manifest; the model has 0 to {count - 1}.")
-    shape = tuple(meta(index).sizes())
-    dtype = _SCALAR_TYPES.get(meta(index).dtype(), "another type")
-    if (shape, dtype) != (tensor.shape, tensor.dtype):
-        raise BundleError(
-            f"{what} is {dtype} {list(shape)} in the model, {tensor.dtype} {list(tensor.shape)} in the manifest."
-        )
+def _tensors(count: int, meta: Callable[[int], Any]) -> Found:
+    """By their places."""
+    found: Found = {}
+    for place in range(count):
+        try:
+            tensor = meta(place)
+        except RuntimeError:  # a number, say
+            found[str(place)] = ("no tensor", ())
+        else:
+            found[str(place)] = (_SCALAR_TYPES.get(tensor.dtype(), "another type"), tuple(tensor.sizes()))
+    return found
 
 
-#: ExecuTorch's numbers of the dtypes that a manifest knows.
-_SCALAR_TYPES = {6: "float32"}
+#: Types that a tensor may have, by ExecuTorch's numbers.
+_SCALAR_TYPES = dict(enumerate(("uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")))
+_SCALAR_TYPES |= {11: "bool", 15: "bfloat16"}

@@ -14,9 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from edge_hands.bundle import Bundle, Tensor, Variant
-from edge_hands.errors import BundleError, RuntimeUnavailable
-from edge_hands.runtimes.base import Availability, Runtime, RuntimeOptions, needs_library, unreadable
+from edge_hands.bundle import Bundle, Variant
+from edge_hands.errors import RuntimeUnavailable
+from edge_hands.runtimes.base import (
+    Availability,
+    Found,
+    Runtime,
+    RuntimeOptions,
+    check_tensors,
+    needs_library,
+    unreadable,
+)
 
 #: Packages that hold an interpreter, the first that is installed is used: what pip calls them, and their module.
 _PACKAGES = {"ai-edge-litert": "ai_edge_litert", "tflite-runtime": "tflite_runtime"}
@@ -58,16 +66,10 @@ class LiteRT(Runtime):
             )
             interpreter.allocate_tensors()  # packs the weights now rather than in the first frame
             runner = interpreter.get_signature_runner()
-            inputs, outputs = runner.get_input_details(), runner.get_output_details()
+            inputs, outputs = _tensors(runner.get_input_details()), _tensors(runner.get_output_details())
         except (ValueError, RuntimeError, TypeError) as error:
             raise unreadable(bundle, variant, "LiteRT", error) from error
-        manifest, where = bundle.manifest, bundle.folder / variant.path
-        if len(inputs) != len(manifest.inputs):
-            raise BundleError(f"{where} has {len(inputs)} inputs where the manifest has {len(manifest.inputs)}.")
-        for tensor in manifest.inputs:
-            _agree(tensor, variant.input_names[tensor.name], inputs, f"{where}: input {tensor.name}")
-        for tensor in manifest.outputs:
-            _agree(tensor, variant.output_names[tensor.name], outputs, f"{where}: output {tensor.name}")
+        check_tensors(bundle, variant, inputs, outputs)
         return cls(interpreter, runner, variant)
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -107,11 +109,8 @@ def _load_delegate(package: Any, threads: int) -> Any:
         raise RuntimeUnavailable(f"the delegate of our scans does not start: {' '.join(str(error).split())}") from error
 
 
-def _agree(tensor: Tensor, theirs: str, details: dict[str, dict[str, Any]], what: str) -> None:
-    if theirs not in details:
-        raise BundleError(f"{what} is called {theirs!r} in the manifest; the model has {', '.join(details)}.")
-    shape, dtype = tuple(int(side) for side in details[theirs]["shape"]), np.dtype(details[theirs]["dtype"]).name
-    if (shape, dtype) != (tensor.shape, tensor.dtype):
-        raise BundleError(
-            f"{what} is {dtype} {list(shape)} in the model, {tensor.dtype} {list(tensor.shape)} in the manifest."
-        )
+def _tensors(details: dict[str, dict[str, Any]]) -> Found:
+    return {
+        name: (np.dtype(part["dtype"]).name, tuple(int(side) for side in part["shape"]))
+        for name, part in details.items()
+    }

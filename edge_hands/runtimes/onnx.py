@@ -13,9 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from edge_hands.bundle import Bundle, Tensor, Variant
+from edge_hands.bundle import Bundle, Variant
 from edge_hands.errors import BundleError, RuntimeUnavailable
-from edge_hands.runtimes.base import Availability, Runtime, RuntimeOptions, needs_library, unreadable
+from edge_hands.runtimes.base import (
+    Availability,
+    Found,
+    Runtime,
+    RuntimeOptions,
+    check_tensors,
+    needs_library,
+    unreadable,
+)
 
 _PACKAGE = "onnxruntime"
 #: ORT_LOGGING_LEVEL_FATAL: what goes wrong is raised, and says so once.
@@ -54,19 +62,12 @@ class OnnxRuntime(Runtime):
             )
         try:
             session = _session(data, options.threads, native=variant.scan == "native")
-            inputs, outputs = (
-                {part.name: part for part in parts} for parts in (session.get_inputs(), session.get_outputs())
-            )
+            inputs, outputs = _tensors(session.get_inputs()), _tensors(session.get_outputs())
         except RuntimeUnavailable:
             raise
         except Exception as error:  # onnxruntime's own errors have no common base
             raise unreadable(bundle, variant, "onnxruntime", error) from error
-        if len(inputs) != len(bundle.manifest.inputs):
-            raise BundleError(f"{where} has {len(inputs)} inputs where the manifest has {len(bundle.manifest.inputs)}.")
-        for tensor in bundle.manifest.inputs:
-            _agree(tensor, variant.input_names[tensor.name], inputs, f"{where}: input {tensor.name}")
-        for tensor in bundle.manifest.outputs:
-            _agree(tensor, variant.output_names[tensor.name], outputs, f"{where}: output {tensor.name}")
+        check_tensors(bundle, variant, inputs, outputs)
         return cls(session, variant)
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -113,11 +114,7 @@ def _has_vnni() -> bool:
         return False
 
 
-def _agree(tensor: Tensor, theirs: str, found: dict[str, Any], what: str) -> None:
-    if theirs not in found:
-        raise BundleError(f"{what} is called {theirs!r} in the manifest; the model has {', '.join(found)}.")
-    shape, kind = tuple(found[theirs].shape), found[theirs].type
-    if (shape, kind) != (tensor.shape, "tensor(float)"):
-        raise BundleError(
-            f"{what} is {kind} {list(shape)} in the model, {tensor.dtype} {list(tensor.shape)} in the manifest."
-        )
+def _tensors(parts: list[Any]) -> Found:
+    """A side that the model leaves open is none of a manifest's."""
+    kinds = {"tensor(float)": "float32"}
+    return {part.name: (kinds.get(part.type, part.type), tuple(part.shape) or ("?",)) for part in parts}

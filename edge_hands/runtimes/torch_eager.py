@@ -14,7 +14,7 @@ import numpy as np
 
 from edge_hands.bundle import Bundle, Variant
 from edge_hands.errors import DataError
-from edge_hands.runtimes.base import Availability, Runtime, RuntimeOptions, unreadable
+from edge_hands.runtimes.base import Availability, Found, Runtime, RuntimeOptions, check_tensors, unreadable
 
 
 class TorchEager(Runtime):
@@ -38,12 +38,14 @@ class TorchEager(Runtime):
     def load(cls, bundle: Bundle, variant: Variant, options: RuntimeOptions) -> TorchEager:
         try:
             model = _rebuild(bundle.contents[variant.path], variant.config)
+            inputs, outputs = _tensors(model)
         except (DataError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
             raise unreadable(bundle, variant, "torch", error) from error
         except Exception as error:  # safetensors' own error derives from Exception directly
             if type(error).__name__ != "SafetensorError":
                 raise
             raise unreadable(bundle, variant, "torch", error) from error
+        check_tensors(bundle, variant, inputs, outputs)
         return cls(model, variant, options.threads)
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -78,3 +80,14 @@ def _rebuild(data: bytes, config: dict[str, Any]) -> Any:
     model = create(config["model"], **config.get("overrides", {}))
     model.load_state_dict(state)
     return model.eval()
+
+
+def _tensors(model: Any) -> tuple[Found, Found]:
+    """What the model takes and gives: it says so in a call."""
+    import torch
+
+    size = (1, model.config.image_size, model.config.image_size, 3)
+    with torch.inference_mode():
+        given = model(torch.zeros(size))
+    outputs = {name: (str(value.dtype).removeprefix("torch."), tuple(value.shape)) for name, value in given.items()}
+    return {"image": ("float32", size)}, outputs

@@ -37,9 +37,11 @@ TARGETS = [
     ("tflite", "litert", "portable", ".tflite"),
     ("onnx", "onnx", "portable", ".onnx"),
     ("pte", "executorch", "portable", ".pte"),
+    ("mlpackage", "coreml", "portable", ".mlmodel"),
     # Our own kernels inside the runtimes: they see shapes and attributes from the file.
     ("tflite_native", "litert", "native", ".tflite"),
     ("onnx_native", "onnx", "native", ".onnx"),
+    ("pte_native", "executorch", "native", ".pte"),
 ]
 
 

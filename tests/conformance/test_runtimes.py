@@ -111,11 +111,32 @@ def test_numbers_are_the_fake_quant_models(session: Session, opened: Opened, mod
             assert np.abs(found[name] - value).mean() <= TOLERANCE.get(name, 1e-2), name
 
 
-def test_an_image_in_any_memory_order_is_the_same(session: Session) -> None:
+ORDERS = {
+    "columns first": np.asfortranarray,
+    "every other pixel of a larger one": lambda x: np.repeat(np.repeat(x, 2, 1), 2, 2)[:, ::2, ::2],
+    "a mirrored view": lambda x: np.ascontiguousarray(x[:, :, ::-1])[:, :, ::-1],
+    "BGR turned round": lambda x: np.ascontiguousarray(x[..., ::-1])[..., ::-1],
+    "read only": lambda x: np.frombuffer(x.tobytes(), np.float32).reshape(x.shape),
+    "not aligned": lambda x: np.frombuffer(b"." + x.tobytes(), np.float32, offset=1).reshape(x.shape),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_an_image_in_any_memory_order_is_the_same(session: Session, order: str) -> None:
     image = images(session)[-1]
-    strided = np.asfortranarray(image)
-    a, b = session.run({"image": image}), session.run({"image": strided})
+    other = ORDERS[order](image)
+    assert (other == image).all()
+    a, b = session.run({"image": image}), session.run({"image": other})
     assert all((a[name] == b[name]).all() for name in a)
+
+
+def test_a_session_may_move_to_another_thread(session: Session) -> None:
+    image, found = images(session)[-1], []
+    expected = session.run({"image": image})
+    worker = threading.Thread(target=lambda: found.append(session.run({"image": image})))
+    worker.start()
+    worker.join(60)
+    assert all((found[0][name] == expected[name]).all() for name in expected)
 
 
 WRONG = [
@@ -123,6 +144,10 @@ WRONG = [
     (lambda x: {"picture": x}, "{name} takes image, not picture."),
     (lambda x: {"image": x, "mask": x}, "{name} takes image, not image, mask."),
     (lambda x: {"image": x[0]}, "image must be a float32 array of shape [1, 64, 64, 3], not float32 [64, 64, 3]."),
+    (
+        lambda x: {"image": np.concatenate([x, x])},
+        "image must be a float32 array of shape [1, 64, 64, 3], not float32 [2, 64, 64, 3].",
+    ),
     (
         lambda x: {"image": x.transpose(0, 3, 1, 2)},
         "image must be a float32 array of shape [1, 64, 64, 3], not float32 [1, 3, 64, 64].",
@@ -169,7 +194,8 @@ def test_statistics_and_the_end(bundle_of, form: tuple[str, str]) -> None:
     assert after.load_ms == before.load_ms
     assert after.model_bytes == sum(file.size for file in session.manifest.files)
     assert after.resident_bytes is None or after.resident_bytes >= 0
-    session.close()
+    with session as same:
+        assert same is session
     session.close()
     with pytest.raises(SessionError, match="^The session of test_dfmamba is closed: open a new one.$"):
         session.run({"image": image})

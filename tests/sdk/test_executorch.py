@@ -108,13 +108,16 @@ def test_bytes_that_are_no_program_are_a_bundle_error(make, content, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"input_names": {"image": "1"}}, "input image is number '1' in the manifest; the model has 0 to 0"),
-        ({"input_names": {"image": "x"}}, "input image is number 'x'"),
+        ({"input_names": {"image": "1"}}, "input image is called '1' in the manifest; the model has 0: export"),
+        ({"input_names": {"image": "x"}}, "input image is called 'x' in the manifest"),
         (
             {"output_names": {name: str((place + 1) % 5) for place, name in enumerate(OUTPUTS)}},
             r"output joints_uv is float32 \[1, 21, 3\] in the model, float32 \[1, 21, 2\] in the manifest",
         ),
-        ({"output_names": {name: "9" for name in OUTPUTS}}, "output joints_uv is number '9'.* 0 to 4"),
+        (
+            {"output_names": {name: "9" for name in OUTPUTS}},
+            "output joints_uv is called '9' in the manifest; the model has 0, 1, 2, 3, 4",
+        ),
     ],
 )
 def test_tensors_that_differ_from_the_manifest_are_named(make, content, changes, message):
@@ -154,7 +157,7 @@ def test_a_delegate_that_is_not_there_is_named(make, delegated):
     """A program whose delegate has another name, as one for a phone's has."""
     other = delegated.replace(b"XnnpackBackend", b"CoremlxBackend")
     assert other != delegated
-    message = "portable.pte needs the delegate CoremlxBackend, which the installed ExecuTorch does not have .*Xnnpack"
+    message = "needs the delegate CoremlxBackend, which the installed ExecuTorch does not have .*Xnnpack"
     with pytest.raises(RuntimeUnavailable, match=message):
         Session.open(make(other), runtime="executorch")
     with Session.open(make(delegated), runtime="executorch") as session:
