@@ -9,8 +9,8 @@
 * ``multi``: one package of several functions that share their int8 weights, for iOS 18 (visionOS 2) and later:
   ``FUNCTIONS``, of which ``w8a8`` is the default.
 
-Which of them a device runs faster, and on which unit, only a compute plan on a Mac tells (``coreml_plan``): nothing
-here claims it.
+A device's ``coreml_form`` says which it gets, its ``coreml_target`` for which system. Which of them it runs faster, and
+on which unit, only a compute plan on a Mac tells (``coreml_plan``): nothing here claims it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from edge_hands.bundle import Variant
-from edge_hands.errors import ExportError
+from edge_hands.errors import DeviceError, ExportError
+from edge_hands.export_targets.devices import Device
 from edge_hands.export_targets.mil_reference.program import quiet
 from edge_hands.quantization.qat import QuantizedModel
 
@@ -47,11 +48,13 @@ class Form:
 _W8A8, _W8 = Form(True, False), Form(False, True)
 #: Functions of ``multi``: how to write each. The first is the default.
 FUNCTIONS = {"w8a8": _W8A8, "neural_engine": replace(_W8, sampling="dense"), "gpu": replace(_W8, sampling="resample")}
-#: What ``export`` writes by name: functions of the package, and the oldest system by coremltools' name.
+#: Systems that a package can ask for, oldest first, by coremltools' names.
+TARGETS = ("iOS17", "iOS18", "iOS26")
+#: What ``export`` writes by name: functions of the package, and the oldest system that can run it.
 FORMS = {"w8a8": ({"main": _W8A8}, "iOS17"), "w8": ({"main": _W8}, "iOS17"), "multi": (FUNCTIONS, "iOS18")}
 
 #: They move a scale into another operation, and take zero points away: ours are to stay what the graph says.
-_UNWANTED_PASSES = (
+UNWANTED_PASSES = (
     "common::distributive_quantized_binary_op_scale_normalization",
     "common::nullify_redundant_quantization_zero_point",
 )
@@ -59,12 +62,29 @@ _UNWANTED_PASSES = (
 _DECOMPOSED = {torch.ops.aten.reciprocal.default: lambda x: torch.ones_like(x) / x}
 
 
-def export(model: QuantizedModel, source: Path, out: Path, form: str = "w8a8") -> Variant:
-    """Writes ``out``/w8a8.mlpackage (batch 1) or that of another form; its entry for the manifest. ExportError."""
+def settings(device: Device) -> dict[str, str]:
+    """What ``export`` is to write for a device. DeviceError when its system is too old for its form."""
+    form, target = device.coreml_form or "w8a8", device.coreml_target
+    if form not in FORMS:
+        raise DeviceError(f"{device.name}: coreml_form is {form!r}, expected one of {', '.join(FORMS)}")
+    oldest = FORMS[form][1]
+    if target not in TARGETS[TARGETS.index(oldest) :]:
+        raise DeviceError(
+            f"{device.name}: coreml_target is {target!r}, and the form {form} needs {oldest} or later: set one of "
+            f"{', '.join(TARGETS[TARGETS.index(oldest) :])}, or another coreml_form"
+        )
+    return {"form": form, "target": target}
+
+
+def export(model: QuantizedModel, source: Path, out: Path, form: str = "w8a8", target: str | None = None) -> Variant:
+    """Writes ``out``/w8a8.mlpackage (batch 1) or that of another form; its entry for the manifest. ExportError.
+
+    ``target`` is the oldest system that is to run it, one of TARGETS; by default the oldest that can.
+    """
     if form not in FORMS:
         raise ExportError(f"there is no Core ML form {form!r}: expected one of {', '.join(FORMS)}")
-    functions, target = FORMS[form]
-    path = f"{form}.mlpackage"
+    functions, oldest = FORMS[form]
+    target, path = target or oldest, f"{form}.mlpackage"
     with tempfile.TemporaryDirectory() as folder:
         written = _write(model, Path(folder), functions, target)
         shutil.rmtree(out / path, ignore_errors=True)
@@ -83,6 +103,20 @@ def export(model: QuantizedModel, source: Path, out: Path, form: str = "w8a8") -
             "compute_plan": "not known: it needs a Mac (edge_hands.export_targets.coreml_plan)",
         },
     )
+
+
+def parts(model: QuantizedModel, variant: Variant) -> dict[str, tuple[Variant, QuantizedModel]]:
+    """Every function of a package by name, as a variant that runs it, with the model that it is to compute.
+
+    Without quantisers of activations that is not the fake-quant model, but the same with int8 weights only.
+    """
+    functions, _ = FORMS[variant.config["form"]]
+    found = {}
+    for name, form in functions.items():
+        config = variant.config | ({"function": name} if len(functions) > 1 else {})
+        meant = model if form.int8_activations else _prepared(model, form)
+        found[name] = (variant.model_copy(update={"config": config}), meant)
+    return found
 
 
 def _write(model: QuantizedModel, folder: Path, functions: dict[str, Form], target: str) -> Path:
@@ -119,7 +153,7 @@ def convert(model: QuantizedModel, package: Path, form: Form, target: str = "iOS
         try:
             program = torch.export.export(_Named(_prepared(model, form)), (torch.zeros(1, size, size, 3),))
             passes = ct.PassPipeline.DEFAULT
-            passes.remove_passes(set(_UNWANTED_PASSES))
+            passes.remove_passes(set(UNWANTED_PASSES))
             with coreml_ops.sampling(form.sampling):
                 converted = ct.convert(
                     program.run_decompositions(_DECOMPOSED),

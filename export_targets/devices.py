@@ -50,8 +50,9 @@ class Device:
 
     ``delegates`` names, for a runtime, what executes its operations, in order of preference. ``quantization`` is the
     scheme of its bundles. ``coreml_target`` is the oldest system that its .mlpackage asks for, by coremltools' name (it
-    has none for visionOS: iOS17, iOS18 and iOS26 stand for visionOS 1, 2 and 26), ``minimum_system`` the oldest that
-    applications for the device may ask for, ``memory_gb`` all the memory that it has.
+    has none for visionOS: iOS17, iOS18 and iOS26 stand for visionOS 1, 2 and 26), ``coreml_form`` what it holds,
+    "w8a8", "w8" or "multi" (see ``coreml``). ``minimum_system`` is the oldest system that applications for the device
+    may ask for, ``memory_gb`` all the memory that it has.
 
     ``scan`` is the form its bundles have where a runtime can have more than one: "portable", "native" or "both".
     ``local`` says that the exporting machine is of this kind, so that the gate's latencies are the device's own.
@@ -67,6 +68,7 @@ class Device:
     memory_gb: float | None = None
     minimum_system: str | None = None
     coreml_target: str | None = None
+    coreml_form: str | None = None
     quantization: str = "int8"
     delegates: dict[str, tuple[str, ...]] = field(default_factory=dict)
     scan: str = "portable"
@@ -76,7 +78,7 @@ class Device:
 
 
 #: What a device file may only state with its source.
-_FACTS = ("system", "chip", "memory_gb", "abi", "instruction_sets", "minimum_system", "coreml_target")
+_FACTS = ("system", "chip", "memory_gb", "abi", "instruction_sets", "minimum_system", "coreml_target", "coreml_form")
 
 
 def list_devices() -> list[str]:

@@ -2,7 +2,11 @@
 
 An exporter is a module with ``export(model, source, out) -> Variant`` and ``TOOLS``; ``forms.EXPORTERS`` names them.
 One that can write a form with built-in operations only and one with our kernels says so by ``SCANS = ("portable",
-"native")``, and its ``export`` takes ``scan``, one of them.
+"native")``, and its ``export`` takes ``scan``, one of them. One whose file depends on the device has
+``settings(device)``, further arguments of its ``export``, and ``DELEGATES`` where ``RUNTIME:DELEGATE`` may ask for one
+of them. One that knows what stands in for a file that does not run here has ``stand_in(folder, variant)``, a function
+of an image; one whose file holds several functions has ``parts(model, variant)``, each of them with the model that it
+is to compute.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ from __future__ import annotations
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,15 +38,17 @@ def export_bundle(
     count: int = 200,
     step: Callable[[str], None] = lambda text: None,
     scan: str | None = None,
+    pythons: dict[str, str] | None = None,
 ) -> gate.Report:
     """Exports the quantised checkpoint ``source`` to the bundle ``out`` and puts it through the gate of ``device``.
 
     ``runtimes`` default to the device's first one that we can export to. ``scan``, by default the device's, is
     "portable", "native" or "both", for runtimes that can have both. Crops or frames come from the val shards in
-    ``data``, else from the package; ``step`` is told what is being done. The bundle is written whatever the gate says,
-    its verdict is in the manifest. Raises ExportError or DataError.
+    ``data``, else from the package; ``step`` is told what is being done. ``pythons`` names, for a runtime, a Python
+    that has edge_hands and its exporter and is to make its forms (``isolated``). The bundle is written whatever the
+    gate says, its verdict is in the manifest. Raises ExportError, DeviceError or DataError.
     """
-    ((_, report),) = export_bundles(source, {Path(out): device}, runtimes, data, count, step, scan)
+    ((_, report),) = export_bundles(source, {Path(out): device}, runtimes, data, count, step, scan, pythons)
     return report
 
 
@@ -54,11 +60,14 @@ def export_bundles(
     count: int = 200,
     step: Callable[[str], None] = lambda text: None,
     scan: str | None = None,
+    pythons: dict[str, str] | None = None,
 ) -> Iterator[tuple[Device, gate.Report]]:
     """``export_bundle`` for several devices, by the folder of each one's bundle; what they share is made once."""
-    plans = {out: forms_of(device, runtimes, scan) for out, device in devices.items()}
+    plans = {out: _plan(device, runtimes, scan) for out, device in devices.items()}
+    if unknown := sorted(set(pythons or {}) - set(EXPORTERS)):
+        raise ExportError(f"a Python is given for {unknown[0]}, which is no exporter: expected {', '.join(EXPORTERS)}")
     with tempfile.TemporaryDirectory(prefix="edge_hands_export_") as folder:
-        forms = Forms(Path(source), Path(folder), data, count, step)
+        forms = Forms(Path(source), Path(folder), data, count, step, pythons)
         for out, device in devices.items():
             yield device, _export(forms, device, out, plans[out])
 
@@ -83,13 +92,37 @@ def forms_of(device: Device, runtimes: tuple[str, ...], scan: str | None) -> lis
     return plan
 
 
-def _export(forms: Forms, device: Device, out: Path, plan: list[tuple[str, str]]) -> gate.Report:
+#: Runtime, scan and settings, as ``Forms.get`` takes them.
+_Planned = tuple[str, str, dict[str, str]]
+
+
+def _plan(device: Device, runtimes: tuple[str, ...], scan: str | None) -> list[_Planned]:
+    """Every form of a device's bundle, with what its exporter makes of the device."""
+    settings = {name: getattr(exporter, "settings", lambda device: {}) for name, exporter in EXPORTERS.items()}
+    plan = []
+    for asked in runtimes or ("",):
+        runtime, _, delegate = asked.partition(":")
+        chosen = _with_delegate(device, runtime, delegate) if delegate else device
+        for name, form in forms_of(chosen, (runtime,) if runtime else (), scan):
+            plan.append((name, form, settings[name](chosen)))
+    return plan
+
+
+def _with_delegate(device: Device, runtime: str, delegate: str) -> Device:
+    """The device with another delegate of a runtime, as ``--runtime RUNTIME:DELEGATE`` asks."""
+    if not hasattr(EXPORTERS.get(runtime), "DELEGATES"):
+        raise ExportError(f"{runtime}:{delegate} names a delegate, and {runtime} has none to choose from")
+    return replace(device, delegates=device.delegates | {runtime: (delegate,)})
+
+
+def _export(forms: Forms, device: Device, out: Path, plan: list[_Planned]) -> gate.Report:
     out.mkdir(parents=True, exist_ok=True)
-    chosen = [forms.get(runtime, scan) for runtime, scan in plan]
-    for form in chosen:
-        _copy(form.folder / form.variant.path, out / form.variant.path)
-    tools = [tool for runtime in dict.fromkeys(form.runtime for form in chosen) for tool in EXPORTERS[runtime].TOOLS]
-    manifest = make_manifest(forms.model, forms.meta, device.name, [form.variant for form in chosen], tools, out)
+    chosen = [form for runtime, scan, settings in plan for form in forms.get(runtime, scan, **settings)]
+    files = {form.variant.path: form for form in chosen}
+    for path, form in files.items():
+        _copy(form.folder / path, out / path)
+    variants = [form.variant for form in files.values()]
+    manifest = make_manifest(forms.model, forms.meta, device.name, variants, _tools(files.values()), out)
     write_manifest(out, manifest)
     forms.step(f"gate of {device.name}")
     report = _judge(forms, chosen, device, load(out).size)
@@ -97,6 +130,15 @@ def _export(forms: Forms, device: Device, out: Path, plan: list[tuple[str, str]]
     machine["runtimes"] = ", ".join(dict.fromkeys(f"{form.runtime} {form.version}" for form in chosen))
     write_manifest(out, manifest.model_copy(update={"gate": report.as_dict() | machine}))
     return report
+
+
+def _tools(forms: Iterable[Form]) -> dict[str, str]:
+    """Versions of the packages that wrote the forms: more than one where exporters have Pythons of their own."""
+    found: dict[str, dict[str, None]] = {}
+    for form in forms:
+        for tool, version in form.tools.items():
+            found.setdefault(tool, {})[version] = None
+    return {tool: ", ".join(versions) for tool, versions in found.items()}
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -112,9 +154,13 @@ def _judge(forms: Forms, chosen: list[Form], device: Device, size: int) -> gate.
     limits, checks = device.limits, []
     for form in chosen:
         truth = {name: array[: form.seen] for name, array in forms.samples.items()}
-        found = gate.parity(forms.model.kind, form.outputs, forms.reference.first(form.seen), limits, truth)
+        meant = form.meant or forms.reference.first(form.seen)
+        found = gate.parity(forms.model.kind, form.outputs, meant, limits, truth)
         if form.seen < len(forms.images):
             found = [replace(check, note=f"{form.seen} samples") for check in found]
+        if form.instead:
+            found = [replace(check, name=f"stand-in: {check.name}") for check in found]
+            found.insert(0, gate.Check("runs of the file here", 0.0, note=f"not run here: {form.instead}"))
         found += gate.coverage(form.variant.config, limits.coverage)
         if "planned_bytes" in form.variant.config:
             found.append(gate.Check("planned memory", form.variant.config["planned_bytes"] / 1e6, "MB"))
@@ -128,7 +174,9 @@ def _judge(forms: Forms, chosen: list[Form], device: Device, size: int) -> gate.
             ratio = form.latency_ms / forms.float_latency_ms
             found.append(gate.Check("latency over that of float32", ratio, "", limits.latency_ratio))
         if len(chosen) > 1:
-            found = [replace(check, name=f"{form.runtime} {form.scan}: {check.name}") for check in found]
+            delegate = form.variant.config.get("backend", "")
+            name = " ".join(filter(None, (form.runtime, delegate, form.part or form.scan)))
+            found = [replace(check, name=f"{name}: {check.name}") for check in found]
         checks += found
     checks.append(gate.Check("size of the files", size / 1e6, "MB", limits.size_mb))
     return gate.Report(tuple(checks), len(forms.images))

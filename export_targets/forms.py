@@ -1,6 +1,7 @@
 """The forms of one model: each runtime and way of scanning is converted once, and run once on the gate's samples.
 
-Several devices share a form, so ``Forms`` keeps what it made; devices judge it by their own limits (``exporter``).
+Several devices share a form, so ``Forms`` keeps what it made; devices judge it by their own limits (``exporter``). An
+exporter that has a Python of its own makes and runs its forms there (``isolated``).
 """
 
 from __future__ import annotations
@@ -9,15 +10,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from edge_hands import runtimes
 from edge_hands.bundle import Variant, write_manifest
-from edge_hands.export_targets import coreml, executorch, gate, litert, onnx, torch_eager
+from edge_hands.export_targets import coreml, executorch, gate, isolated, litert, onnx, torch_eager
 from edge_hands.export_targets.manifest import make_manifest
 from edge_hands.quantization import checkpoint, qat
 from edge_hands.quantization.data.shards import Pool
@@ -42,56 +46,76 @@ PATIENCE, LEAST = 30.0, 4
 class Form:
     """A converted model in ``folder``, and what its runtime gave here: ``outputs`` of the first ``seen`` samples.
 
-    ``latency_ms`` is None for a reference interpreter, ``version`` the runtime's.
+    ``part`` names one function of a package that has several, each of which is a form; ``meant`` is what the form is to
+    compute, None for the fake-quant model. ``latency_ms`` is None for a reference interpreter, ``version`` the
+    runtime's, ``tools`` the packages that wrote the file, with their versions. ``instead`` is why the file does not run
+    here, where the ``outputs`` are those of what stands in for it.
     """
 
     runtime: str
     scan: str
+    part: str
     variant: Variant
     folder: Path
     outputs: gate.Arrays
+    meant: gate.Reference | None
     seen: int
     latency_ms: float | None
     resident_bytes: int | None
     version: str
+    tools: dict[str, str]
+    instead: str = ""
 
 
 class Forms:
     """The forms of the quantised checkpoint ``source``, made in ``folder`` when they are asked for.
 
     ``data`` is a folder of shards whose val samples the gate uses (default: those of the package), ``count`` of them;
-    ``step`` is told what is being done. Raises ExportError or DataError.
+    ``step`` is told what is being done. ``pythons`` names, for a runtime, the Python that makes and runs its forms,
+    where that is not this one. Raises ExportError or DataError.
     """
 
     def __init__(
-        self, source: Path, folder: Path, data: str | Path | None, count: int, step: Callable[[str], None]
+        self,
+        source: Path,
+        folder: Path,
+        data: str | Path | None,
+        count: int,
+        step: Callable[[str], None],
+        pythons: dict[str, str] | None = None,
     ) -> None:
         step("rebuilding the quantised graph")
         self.source, self.folder, self.step = source, folder, step
         self.model, self.meta = qat.load_quantized(source), checkpoint.load_meta(source)
         self.samples = self._samples(data, count)
-        self._made: dict[tuple[str, str], Form] = {}
+        self._given, self._pythons = {"source": str(source), "data": data and str(data), "count": count}, pythons or {}
+        self._made: dict[tuple, list[Form]] = {}
 
-    def get(self, runtime: str, scan: str) -> Form:
-        """One form, converted and measured. ``scan`` is "portable" or "native", or "only" where there is one form."""
-        if (runtime, scan) not in self._made:
-            self._made[runtime, scan] = self._make(runtime, scan)
-        return self._made[runtime, scan]
+    def get(self, runtime: str, scan: str, **settings: str) -> list[Form]:
+        """A form, converted and measured: several if it is a package of several functions.
+
+        ``scan`` is "portable" or "native", or "only" where there is one form; ``settings`` are what the exporter's own
+        function ``settings`` says of a device.
+        """
+        key = (runtime, scan, *sorted(settings.items()))
+        if key not in self._made:
+            folder = self.folder / "-".join((runtime, scan, *settings.values()))
+            folder.mkdir(parents=True, exist_ok=True)
+            make = self._make_elsewhere if runtime in self._pythons else self.make
+            self._made[key] = make(folder, runtime, scan, settings)
+        return self._made[key]
 
     @cached_property
     def reference(self) -> gate.Reference:
         """What the fake-quant model gives for the samples."""
         self.step(f"the fake-quant model on {len(self.images)} samples")
-
-        @torch.inference_mode()
-        def fake_quant(image: np.ndarray) -> gate.Arrays:
-            return {name: tensor.numpy() for name, tensor in self.model(torch.from_numpy(image)).items()}
-
-        return gate.Reference.of(fake_quant, self.images)
+        return gate.Reference.of(_in_torch(self.model), self.images)
 
     @cached_property
     def float_latency_ms(self) -> float:
         """Of the same network unquantised, with fresh weights, in LiteRT: only its speed is of interest."""
+        if "litert" in self._pythons:
+            return isolated.float_latency_ms(self._pythons["litert"], self._given, self.folder, self.step)
         self.step("converting the float32 network, to compare its latency")
         twin = self.model.config.build()
         twin.name = self.model.name
@@ -113,23 +137,60 @@ class Forms:
         chosen = np.linspace(0, len(pool) - 1, min(count, len(pool))).round().astype(int)
         return task.batches(pool, self.model.config.image_size, None)(chosen, np.random.default_rng(0))
 
-    def _make(self, runtime: str, scan: str) -> Form:
-        exporter, folder = EXPORTERS[runtime], self.folder / f"{runtime}-{scan}"
-        folder.mkdir(parents=True, exist_ok=True)
-        choice = {"scan": scan} if scan != "only" else {}
-        self.step(f"converting to {runtime}, {scan} scans" if choice else f"converting to {runtime}")
+    def _make_elsewhere(self, folder: Path, runtime: str, scan: str, settings: dict[str, str]) -> list[Form]:
+        asked = {"runtime": runtime, "scan": scan, "settings": settings}
+        found = isolated.forms(self._pythons[runtime], self._given | asked, folder, self.step)
+        return [Form(**form) for form in found]
+
+    def make(self, folder: Path, runtime: str, scan: str, settings: dict[str, str]) -> list[Form]:
+        exporter = EXPORTERS[runtime]
+        choice = settings | ({"scan": scan} if scan != "only" else {})
+        self.step(" ".join((f"converting to {runtime}", *(f"{key} {value}" for key, value in choice.items()))))
         variant = exporter.export(self.model, self.source, folder, **choice)
-        write_manifest(folder, make_manifest(self.model, self.meta, "gate", [variant], exporter.TOOLS, folder))
-        self.step(f"running {runtime}, {variant.scan} scans")
-        with Session.open(folder, runtime=runtime, threads=1, scan=variant.scan) as session:
+        tools = {tool: version(tool) for tool in exporter.TOOLS}
+        parts = exporter.parts(self.model, variant) if hasattr(exporter, "parts") else {"": (variant, self.model)}
+        made = []
+        for part, (runnable, meant) in parts.items():
+            part = part if len(parts) > 1 else ""
+            self.step(f"running {runtime}, {part or f'{variant.scan} scans'}")
+            write_manifest(folder, make_manifest(self.model, self.meta, "gate", [runnable], tools, folder))
+            state, patience = runtimes.get(runtime).readiness(runnable), PATIENCE / len(parts)
+            if not state and hasattr(exporter, "stand_in"):
+                measured = self._on_samples(exporter.stand_in(folder, runnable), patience)
+                measured |= {"latency_ms": None, "resident_bytes": None, "version": "not run here"}
+                measured["instead"] = f"{state.reason}; compared: {runnable.config['stand_in']}"
+            else:
+                measured = self._measure(folder, runnable, patience)
+            reference = None
+            if meant is not self.model:
+                reference = gate.Reference.of(_in_torch(meant), self.images[: measured["seen"]])
+            form = Form(runtime, variant.scan, part, variant, folder, meant=reference, tools=tools, **measured)
+            made.append(form)
+        return made
+
+    def _measure(self, folder: Path, variant: Variant, patience: float) -> dict[str, Any]:
+        """What the gate wants to know of the bundle ``folder``, which has this variant only: fields of ``Form``."""
+        kind = runtimes.get(variant.runtime)
+        with Session.open(folder, runtime=variant.runtime, threads=1, scan=variant.scan) as session:
             run = lambda image: session.run({"image": image})  # noqa: E731
-            begun = time.perf_counter()
-            run(self._first)
-            took = max(time.perf_counter() - begun, 1e-6)
-            seen = int(np.clip(PATIENCE / took, LEAST, len(self.images)))
-            outputs = gate.outputs_of(run, self.images[:seen])
-            kind = runtimes.get(runtime)
-            latency = gate.latency(run, self._first) if kind.timed() else None
-            resident = session.stats.resident_bytes
-        found = kind.availability().version or ""
-        return Form(runtime, variant.scan, variant, folder, outputs, seen, latency, resident, found)
+            return self._on_samples(run, patience) | {
+                "latency_ms": gate.latency(run, self._first) if kind.timed() else None,
+                "resident_bytes": session.stats.resident_bytes,
+                "version": kind.availability().version or "",
+            }
+
+    def _on_samples(self, run: gate.Predictor, patience: float) -> dict[str, Any]:
+        """``outputs`` and ``seen`` of a ``Form``: as many samples as ``patience`` seconds allow, but LEAST."""
+        begun = time.perf_counter()
+        run(self._first)
+        took = max(time.perf_counter() - begun, 1e-6)
+        seen = min(int(np.clip(patience / took, LEAST, len(self.images))), len(self.images))
+        return {"outputs": gate.outputs_of(run, self.images[:seen]), "seen": seen}
+
+
+def _in_torch(model: nn.Module) -> gate.Predictor:
+    @torch.inference_mode()
+    def predict(image: np.ndarray) -> gate.Arrays:
+        return {name: tensor.numpy() for name, tensor in model(torch.from_numpy(image)).items()}
+
+    return predict

@@ -49,10 +49,10 @@ def make_manifest(
     meta: checkpoint.Meta,
     device: str,
     variants: Iterable[Variant],
-    tools: Iterable[str],
+    tools: dict[str, str],
     out: Path,
 ) -> Manifest:
-    """Of the bundle ``out``, whose variants' files are there. ``tools`` are the packages that wrote them."""
+    """Of the bundle ``out``, whose variants' files are there. ``tools`` are the packages that wrote them: versions."""
     size, variants = model.config.image_size, tuple(variants)
     with torch.inference_mode():
         outputs = model(torch.zeros(1, size, size, 3))
@@ -67,7 +67,7 @@ def make_manifest(
         kind=model.kind,
         device=device,
         created=now(),
-        tools={tool: version(tool) for tool in ("edge-hands", *tools)},
+        tools={"edge-hands": version("edge-hands"), **tools},
         files=tuple(file for variant in variants for file in describe_variant(out, variant)),
         variants=variants,
         inputs=(Tensor(name="image", shape=(1, size, size, 3), layout="NHWC", range=(0.0, 1.0), unit="RGB"),),

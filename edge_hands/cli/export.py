@@ -23,6 +23,13 @@ def command(
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Shards whose val samples the gate uses.")] = None,
     count: Annotated[int, typer.Option(min=1, help="Samples of the gate.")] = 200,
+    python: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RUNTIME=PATH",
+            help="A Python that has edge_hands and this runtime's exporter, to run it there; may be repeated.",
+        ),
+    ] = None,
     bisect: Annotated[
         bool,
         typer.Option("--bisect", help="Then name the first layer that each form computes otherwise than the graph."),
@@ -35,11 +42,16 @@ def command(
     from edge_hands.export_targets.devices import list_devices, load_device
     from edge_hands.export_targets.exporter import export_bundles
 
+    if wrong := [text for text in python or () if not all(text.partition("="))]:
+        raise typer.BadParameter(
+            f"{wrong[0]!r} is not RUNTIME=PATH, as in litert=/venv/bin/python", param_hint="--python"
+        )
+    pythons = dict(text.split("=", 1) for text in python or ())
     names = list_devices() if all_devices else [device]
     targets = {out / name if all_devices else out: load_device(name) for name in names}
     reports: list[tuple[Device, Report]] = []
     with err.status("starting") as status:
-        for found in export_bundles(model, targets, tuple(runtime or ()), data, count, status.update, scan):
+        for found in export_bundles(model, targets, tuple(runtime or ()), data, count, status.update, scan, pythons):
             reports.append(found)
     if all_devices:
         console.print(_summary(reports))

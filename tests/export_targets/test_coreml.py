@@ -15,8 +15,9 @@ ct = pytest.importorskip("coremltools", reason="coremltools is not installed: pi
 
 from edge_hands import models  # noqa: E402
 from edge_hands.bundle import Variant  # noqa: E402
-from edge_hands.errors import ExportError  # noqa: E402
+from edge_hands.errors import DeviceError, ExportError  # noqa: E402
 from edge_hands.export_targets import coreml, coreml_ops, mil_reference  # noqa: E402
+from edge_hands.export_targets.devices import Device, load_device  # noqa: E402
 from edge_hands.export_targets.forms import SAMPLES  # noqa: E402
 from edge_hands.kernels import reference, torch_ops  # noqa: E402, F401  (registers the operators)
 from edge_hands.quantization import qat  # noqa: E402
@@ -164,16 +165,18 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 
 
 @pytest.mark.parametrize(("form", "pixels", "millimetres"), [("w8a8", 0.02, 0.1), ("w8", 2.0, 10.0)])
-def test_a_package_computes_what_the_fake_quant_model_computes(
+def test_a_package_computes_what_it_is_meant_to(
     exported: Exported, form: str, pixels: float, millimetres: float
 ) -> None:
-    """In ``w8`` activations are not rounded, which moves the joints of a hardly trained model a good deal."""
+    """``w8a8`` is the fake-quant model, ``w8`` the same without rounded activations, in float16."""
+    ((_, meant),) = coreml.parts(exported.model, exported.variants[form]).values()
+    assert (meant is exported.model) == (form == "w8a8")
     program = mil_reference.load(exported.folder / exported.variants[form].path)
     apart = []
     for image in exported.images[:6, None]:
         found = program({"image": image})
         with torch.inference_mode():
-            expected = {name: value.numpy() for name, value in exported.model(torch.from_numpy(image)).items()}
+            expected = {name: value.numpy() for name, value in meant(torch.from_numpy(image)).items()}
         assert list(found) == list(expected)
         assert all(found[name].shape == expected[name].shape for name in expected)
         uv, xyz = (found[name] - expected[name] for name in ("joints_uv", "joints_xyz"))
@@ -232,6 +235,45 @@ def test_the_variant_says_what_it_is_and_what_is_not_known(exported: Exported) -
         coreml.export(exported.model, exported.folder, exported.folder, "w4")
 
 
+def board(form: str | None, target: str | None) -> Device:
+    return Device("board", "A board", "any", ("coreml",), coreml_form=form, coreml_target=target)
+
+
+def test_the_device_decides_what_is_written(exported: Exported, tmp_path: Path) -> None:
+    assert coreml.settings(board("multi", "iOS26")) == {"form": "multi", "target": "iOS26"}
+    assert coreml.settings(load_device("iphone")) == {"form": "w8a8", "target": "iOS17"}
+    variant = coreml.export(exported.model, tmp_path, tmp_path, **coreml.settings(board("w8", "iOS18")))
+    assert (variant.path, variant.config["minimum_target"]) == ("w8.mlpackage", "iOS18")
+    asked = {package: ct.utils.load_spec(str(package)).specificationVersion for package in written(exported, tmp_path)}
+    assert list(asked.values()) == [ct.target.iOS17, ct.target.iOS17, ct.target.iOS18]
+    image = exported.images[:1]
+    older, newer = (mil_reference.load(package)({"image": image}) for package in list(asked)[1:])
+    for name, value in older.items():
+        assert np.abs(value - newer[name]).max() < 5e-3, name
+
+
+def written(exported: Exported, folder: Path) -> list[Path]:
+    return [exported.folder / "w8a8.mlpackage", exported.folder / "w8.mlpackage", folder / "w8.mlpackage"]
+
+
+@pytest.mark.parametrize(
+    ("form", "target", "message"),
+    [
+        (
+            "multi",
+            "iOS17",
+            "coreml_target is 'iOS17', and the form multi needs iOS18 or later: set one of iOS18, iOS26",
+        ),
+        ("w8", "iOS16", "coreml_target is 'iOS16', and the form w8 needs iOS17 or later"),
+        ("w4", "iOS18", "coreml_form is 'w4', expected one of w8a8, w8, multi"),
+        (None, None, "coreml_target is None, and the form w8a8 needs iOS17"),
+    ],
+)
+def test_a_form_that_the_system_cannot_run_is_refused(form: str | None, target: str | None, message: str) -> None:
+    with pytest.raises(DeviceError, match=message):
+        coreml.settings(board(form, target))
+
+
 @pytest.mark.slow
 def test_functions_of_one_package_share_their_weights(exported: Exported, tmp_path: Path) -> None:
     variant = coreml.export(exported.model, exported.folder, tmp_path, "multi")
@@ -248,5 +290,7 @@ def test_functions_of_one_package_share_their_weights(exported: Exported, tmp_pa
     def weights(path: Path) -> int:
         return (path / "Data/com.apple.CoreML/weights/weight.bin").stat().st_size
 
+    parts = coreml.parts(exported.model, variant)
+    assert [part.config["function"] for part, _ in parts.values()] == list(parts) == list(coreml.FUNCTIONS)
     single = [weights(exported.folder / exported.variants[form].path) for form in ("w8a8", "w8")]
     assert weights(package) < 0.7 * (single[0] + 2 * single[1])

@@ -9,7 +9,8 @@ import pytest
 from edge_hands.errors import DeviceError
 from edge_hands.export_targets.devices import list_devices, load_device
 
-FACTS = ("system", "chip", "memory_gb", "abi", "instruction_sets", "minimum_system", "coreml_target", "quantization")
+FACTS = ("system", "chip", "memory_gb", "abi", "instruction_sets", "minimum_system", "quantization")
+APPLE = ("coreml_target", "coreml_form")
 
 GOOD = """
 title = "A board"
@@ -41,20 +42,35 @@ def test_every_device_of_the_package_is_whole(name: str) -> None:
     assert device.name == name
     assert device.title
     assert set(device.delegates) == set(device.runtimes)
-    stated = {key for key, value in vars(device).items() if value not in (None, (), "") and key in FACTS}
+    stated = {key for key, value in vars(device).items() if value not in (None, (), "") and key in FACTS + APPLE}
     assert set(device.sources) >= stated | {"limits", "runtimes", "delegates"}
     assert all(len(source) > 10 for source in device.sources.values())
     assert set(device.sources) <= set(vars(device)), "a source of nothing"
     assert device.limits.size_mb and (device.local or device.limits.latency_ms and device.limits.memory_mb)
     for choice in ("limits", "runtimes", "delegates"):
         assert device.sources[choice].startswith("our "), choice
-    assert ("coreml" in device.runtimes) == (device.coreml_target is not None)
+    assert ("coreml" in device.runtimes) == (device.coreml_target is not None) == (device.coreml_form is not None)
 
 
 def test_no_source_is_a_package_registry() -> None:
     hosts = ("pypi", "nuget", "npmjs", "crates", "maven")
     for name in list_devices():
         assert not [source for source in load_device(name).sources.values() if any(host in source for host in hosts)]
+
+
+#: Who makes a device, its chip or its system; what others say is marked.
+VENDORS = (
+    "apple.github.io/coremltools", "developer.android.com", "developer.apple.com", "developers.meta.com",
+    "forum.magicleap.cloud", "github.com/raspberrypi", "learn.microsoft.com", "coremltools 9.0",
+    "docs.pytorch.org/executorch",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list_devices())
+def test_what_no_vendor_says_is_marked(name: str) -> None:
+    own = ("our ", "by definition", "SSE2 is part of x86-64")
+    for fact, source in load_device(name).sources.items():
+        assert source.startswith((*VENDORS, *own, "press: ", "wiki: ")), (fact, source)
 
 
 def test_the_local_device_is_this_one() -> None:
@@ -66,7 +82,11 @@ def test_the_local_device_is_this_one() -> None:
 
 
 def test_apple_devices_ask_for_what_int8_needs() -> None:
-    assert {load_device(name).coreml_target for name in ("vision-pro", "iphone")} == {"iOS17"}
+    found = {name: load_device(name) for name in ("vision-pro", "iphone")}
+    assert {name: (device.coreml_form, device.coreml_target) for name, device in found.items()} == {
+        "vision-pro": ("w8a8", "iOS17"),
+        "iphone": ("w8a8", "iOS17"),
+    }
     assert load_device("hololens-2").runtimes == ("onnx",)
     assert load_device("magic-leap-2").abi == "x86_64"
 
