@@ -1,8 +1,9 @@
-"""ExecuTorch export of a quantised model: a .pte whose int8 layers, and what they allow of the rest, run in XNNPACK.
+"""ExecuTorch export of a quantised model: a .pte whose int8 layers, and what they allow of the rest, run in a delegate.
 
-In the native form every scan calls our own kernels (``edge_hands.kernels.executorch``), in the portable one it is
-made of ExecuTorch's own operators, so that a stock runtime runs the file. What was written is always executed once:
-faults of the delegate pass lowering and show at the first run only.
+Which one, a device's ``delegates`` say (``executorch_backends``). In the native form, which is for XNNPACK only, every
+scan calls our own kernels (``edge_hands.kernels.executorch``), in the portable one it is made of ExecuTorch's own
+operators, so that a stock runtime runs the file. What was written is executed once: faults of a delegate pass lowering
+and show at the first run only. What this machine has no delegate for is verified and, as lowered, computed by torch.
 """
 
 from __future__ import annotations
@@ -11,30 +12,38 @@ import copy
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from math import prod
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.export import ExportedProgram
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 
 from edge_hands.bundle import Variant
 from edge_hands.errors import ExportError, RuntimeUnavailable
 from edge_hands.export_targets import executorch_graph, portable
 from edge_hands.export_targets.coverage import Coverage, scan_macs
+from edge_hands.export_targets.executorch_backends import BACKENDS, settings
+from edge_hands.export_targets.executorch_lowered import in_torch
 from edge_hands.kernels import executorch as kernels
 from edge_hands.kernels import torch_ops  # noqa: F401  (registers torch.ops.edge_hands)
+from edge_hands.models.dssm import POINTS
 from edge_hands.quantization.qat import QuantizedModel
+from edge_hands.runtimes.executorch import DELEGATES as _IN_FILES
+from edge_hands.runtimes.executorch import lacking
 
-#: The forms that ``export`` can write, and their files.
+__all__ = ["DELEGATES", "FILES", "SCANS", "TOOLS", "Program", "convert", "coverage", "export", "settings", "stand_in"]
+
+#: The forms that ``export`` can write, and their files; those of other delegates than XNNPACK have its name in theirs.
 FILES = {"portable": "model.pte", "native": "model.native.pte"}
 SCANS = tuple(FILES)
+DELEGATES = tuple(BACKENDS)
 #: Packages whose version decides what is written.
 TOOLS = ("executorch", "torch", "torchao")
 
@@ -42,49 +51,104 @@ _OPS = torch.ops.edge_hands
 #: Operators that become ``.out`` forms with the same arguments, as ExecuTorch calls them.
 _NATIVE = ("selective_scan", "deformable_scan", "selective_scan_int8", "deformable_scan_int8")
 _SCAN_NAMES = tuple(f"edge_hands::{name}" for name in _NATIVE)
+#: Layers and matrix products, decomposed or not: that is the delegate's choice.
+_CONVOLUTIONS = ("aten::convolution", "aten::conv2d")
+_PRODUCTS = ("aten::linear", "aten::addmm", "aten::mm", "aten::bmm", "aten::matmul")
 
 
 @dataclass(frozen=True)
 class Program:
-    """A lowered program: its bytes, what its delegates take, and the memory planned ahead for its tensors."""
+    """A lowered program: its bytes, what its delegates take, and the memory planned ahead for its tensors outside of
+    them.
+
+    ``lowered`` computes in torch what it does, (1, H, W, 3) -> the outputs in the order of the model's names, where
+    this machine lacks the delegate.
+    """
 
     content: bytes
     coverage: Coverage
     planned_bytes: int
+    lowered: nn.Module | None
 
 
-def export(model: QuantizedModel, source: Path, out: Path, scan: str = "portable") -> Variant:
-    """Writes one of FILES (batch 1) to ``out`` and returns its entry for the manifest. Raises ExportError."""
-    program = convert(model, scan)
-    (out / FILES[scan]).write_bytes(program.content)
+#: The last program that was exported. ``stand_in`` computes it: a .pte does not hold what its delegates were given.
+_last: Program | None = None
+
+
+def export(
+    model: QuantizedModel, source: Path, out: Path, scan: str = "portable", backend: str = "xnnpack", target: str = ""
+) -> Variant:
+    """Writes one of FILES (batch 1) to ``out`` and returns its entry for the manifest. Raises ExportError.
+
+    ``backend`` is one of DELEGATES, ``target`` what it is to be made for (see ``executorch_backends``).
+    """
+    global _last
+    _last = program = convert(model, scan, backend, target)
+    path = FILES[scan] if backend == "xnnpack" else f"model.{backend}.pte"
+    (out / path).write_bytes(program.content)
     return Variant(
         runtime="executorch",
         scan=scan,
-        path=FILES[scan],
+        path=path,
         input_names={"image": "0"},
         output_names={name: str(place) for place, name in enumerate(model.outputs.names)},
         config={
-            "backend": "xnnpack",
+            "backend": backend,
+            **({"target": target} if target else {}),
+            **({"stand_in": BACKENDS[backend].stands_in} if program.lowered else {}),
             "planned_bytes": program.planned_bytes,
             **program.coverage.as_config(),
         },
     )
 
 
-def convert(model: QuantizedModel, scan: str = "portable") -> Program:
-    """The program of a converted model, executed once. Raises ExportError, also when the kernels cannot be built."""
+def stand_in(folder: Path, variant: Variant) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """What stands in for a file just exported to ``folder`` that cannot run here: its graph as lowered, in torch.
+
+    The function takes (1, H, W, 3) float32 and gives the outputs by name. Raises ExportError for another file.
+    """
+    program, path = _last, folder / variant.path
+    if program is None or program.lowered is None or program.content != path.read_bytes():
+        raise ExportError(f"{path} is not the program that was exported last: export it again")
+    names = sorted(variant.output_names, key=lambda name: int(variant.output_names[name]))
+
+    @torch.inference_mode()
+    def compute(image: np.ndarray) -> dict[str, np.ndarray]:
+        outputs = program.lowered(torch.from_numpy(image))
+        return {name: output.numpy() for name, output in zip(names, outputs, strict=True)}
+
+    return compute
+
+
+def convert(model: QuantizedModel, scan: str = "portable", backend: str = "xnnpack", target: str = "") -> Program:
+    """The program of a converted model, executed once where this machine has the delegate.
+
+    Raises ExportError, also when the kernels cannot be built, or a delegate's compiler is not there.
+    """
+    if backend not in BACKENDS:
+        raise ExportError(f"ExecuTorch has no delegate {backend!r} here: expected one of {', '.join(BACKENDS)}")
+    chosen = BACKENDS[backend]
+    if scan not in chosen.scans:
+        raise ExportError(f"{backend} takes {' and '.join(chosen.scans)} scans only, not {scan}: set --scan")
+    chosen.check(target)
     image = torch.rand(
         1, model.config.image_size, model.config.image_size, 3, generator=torch.Generator().manual_seed(0)
     )
     try:
         with _quiet():
-            edge = _lower(_trace(model, image, scan))
+            define_out_forms()
+            edge = chosen.lower(_trace(model, image, scan, chosen.prepare), target)
             finished = edge.to_executorch()
     except Exception as error:  # lowering raises whatever its passes meet
-        raise ExportError(f"ExecuTorch cannot lower {model.name}: {type(error).__name__}: {error}") from error
-    _execute(finished.buffer, image, model.name, scan)
+        where = "" if backend == "xnnpack" else f" to {backend}"
+        raise ExportError(f"ExecuTorch cannot lower {model.name}{where}: {type(error).__name__}: {error}") from error
+    _refuse_faults(finished.buffer, backend, model.name)
+    lowered = None
+    if lacking(_IN_FILES[backend]):
+        lowered = in_torch(edge.exported_program(), chosen.compute)
+    _execute(finished.buffer, image, model.name, scan, lowered)
     sizes = finished.executorch_program.execution_plan[0].non_const_buffer_sizes
-    return Program(finished.buffer, coverage(edge.exported_program()), sum(sizes))
+    return Program(finished.buffer, coverage(edge.exported_program()), sum(sizes), lowered)
 
 
 class _Outputs(nn.Module):
@@ -99,9 +163,13 @@ class _Outputs(nn.Module):
         return tuple(found[name] for name in self.model.outputs.names)
 
 
-def _trace(model: QuantizedModel, image: torch.Tensor, scan: str) -> ExportedProgram:
+def _trace(
+    model: QuantizedModel, image: torch.Tensor, scan: str, prepare: Callable[[GraphModule], None]
+) -> ExportedProgram:
     model = copy.deepcopy(model)
     executorch_graph.prepare(model.body)
+    if scan == "native":
+        executorch_graph.fold_scans(model.body)
     executorch_graph.plain_memory(model)
     program = torch.export.export(_Outputs(model), (image,))
     if scan == "native":
@@ -109,19 +177,8 @@ def _trace(model: QuantizedModel, image: torch.Tensor, scan: str) -> ExportedPro
     # The portable scans hold constants and splits of their own.
     graph = program.run_decompositions(portable.FORMS).module(check_guards=False)
     executorch_graph.prepare(graph)
+    prepare(graph)
     return torch.export.export(graph, (image,))
-
-
-def _lower(program: ExportedProgram) -> Any:
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
-
-    define_out_forms()
-    return to_edge_transform_and_lower(
-        program,
-        partitioner=[XnnpackPartitioner()],
-        compile_config=EdgeCompileConfig(_check_ir_validity=False),  # slow, and the program is executed anyway
-    )
 
 
 @cache
@@ -135,14 +192,25 @@ def define_out_forms() -> torch.library.Library:
     return library
 
 
-def _execute(content: bytes, image: torch.Tensor, name: str, scan: str) -> None:
+def _refuse_faults(content: bytes, backend: str, name: str) -> None:
+    for operator, fault in BACKENDS[backend].faults:
+        if operator in content:
+            raise ExportError(f"ExecuTorch lowered {name} to {backend}, where it cannot run: {fault}")
+
+
+def _execute(content: bytes, image: torch.Tensor, name: str, scan: str, stand_in: nn.Module | None = None) -> None:
+    """Verifies a program and runs it once, or what stands in for it."""
     from executorch.runtime import Runtime, Verification
 
     try:
         if scan == "native":
             kernels.load()
         program = Runtime.get().load_program(content, verification=Verification.InternalConsistency)
-        outputs = program.load_method("forward").execute([image])
+        if stand_in:
+            with torch.inference_mode():
+                outputs = stand_in(image)
+        else:
+            outputs = program.load_method("forward").execute([image])
     except RuntimeUnavailable as error:
         raise ExportError(f"{name} was lowered with native scans, but cannot be executed here: {error}") from error
     except RuntimeError as error:
@@ -183,15 +251,16 @@ def _operator(node: Node) -> str | None:
 def _macs(node: Node) -> int:
     """Multiply-accumulates of a layer, matrix product or scan, counted as ``edge_hands.models.macs`` does; else 0."""
     name = _operator(node)
-    if name not in ("aten::convolution", "aten::linear", "aten::addmm", "aten::mm", "aten::bmm", *_SCAN_NAMES):
+    if name not in (*_CONVOLUTIONS, *_PRODUCTS, *_SCAN_NAMES):
         return 0
     shapes = [tuple(a.meta["val"].shape) for a in node.args if isinstance(a, Node) and hasattr(a.meta["val"], "shape")]
     size = prod(node.meta["val"].shape)
-    if name == "aten::convolution":
+    if name in _CONVOLUTIONS:
         return size * prod(shapes[1][1:])
     if name in _SCAN_NAMES:
         states = next(shape[1] for shape in shapes if len(shape) == 2)
-        points = int(node.args[-1]) if "deformable" in name else 0
+        names = [argument.name for argument in node.target._schema.arguments]
+        points = int(dict(zip(names, node.args)).get("points", POINTS)) if "deformable" in name else 0
         return scan_macs(size, states, points)
     inner = {"aten::linear": shapes[0][-1], "aten::addmm": shapes[-1][0]}.get(name, shapes[0][-1])
     return size * inner
@@ -199,8 +268,8 @@ def _macs(node: Node) -> int:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps the warnings of ExecuTorch's passes out of our output."""
-    level = logging.root.manager.disable
+    """Keeps the warnings of ExecuTorch's passes out of our output, and its hands off the root logger's level."""
+    level, roots = logging.root.manager.disable, logging.root.level
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
@@ -208,3 +277,4 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(level)
+        logging.root.setLevel(roots)

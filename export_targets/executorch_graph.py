@@ -15,7 +15,14 @@ from torch import nn
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-_ATEN, _QUANT = torch.ops.aten, torch.ops.quantized_decomposed
+from edge_hands.kernels import torch_ops  # noqa: F401  (registers torch.ops.edge_hands)
+
+_ATEN, _QUANT, _OURS = torch.ops.aten, torch.ops.quantized_decomposed, torch.ops.edge_hands
+#: Scans and their int8 forms.
+_SCANS = {
+    _OURS.selective_scan.default: _OURS.selective_scan_int8.default,
+    _OURS.deformable_scan.default: _OURS.deformable_scan_int8.default,
+}
 
 
 def prepare(graph: GraphModule) -> None:
@@ -39,6 +46,29 @@ def prepare(graph: GraphModule) -> None:
         _split_readers(graph, node)
     graph.graph.eliminate_dead_code()
     graph.graph.lint()
+    graph.recompile()
+
+
+def fold_scans(graph: GraphModule) -> None:
+    """Rewrites a converted graph in place: dequantize, scan, quantize become one scan of int8 x and y.
+
+    Only where nothing else reads what is between. The int8 kernel's decays are coarser than the float32 one's, so that
+    a value now and then is a step away.
+    """
+    for node in [node for node in graph.graph.nodes if node.op == "call_function" and node.target in _SCANS]:
+        before, readers = node.args[0], list(node.users)
+        if before.target is not _QUANT.dequantize_per_tensor.default or len(readers) != 1:
+            continue
+        (after,) = readers
+        if after.target is not _QUANT.quantize_per_tensor.default:
+            continue
+        left_out = [argument.default_value for argument in node.target._schema.arguments[len(node.args) :]]
+        inputs = (before.args[0], *before.args[1:3], *node.args[1:], *left_out, *after.args[1:3])
+        with graph.graph.inserting_before(after):
+            new = graph.graph.call_function(_SCANS[node.target], inputs)
+        _replace(graph, after, new)
+        graph.graph.erase_node(node)
+    graph.graph.eliminate_dead_code()
     graph.recompile()
 
 
