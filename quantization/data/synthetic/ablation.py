@@ -137,14 +137,14 @@ def command(
     assets: Annotated[Path, typer.Option(help="Folder of the npm packages.")] = Path("node_modules"),
     count: Annotated[int, typer.Option(min=32, help="Crops rendered a variant.")] = 1536,
     samples: Annotated[int, typer.Option(min=32, help="Samples trained on a variant.")] = 3072,
+    evaluate: Annotated[int, typer.Option(min=1, help="Held-out crops of each test.")] = 1000,
     repeats: Annotated[int, typer.Option(min=1, help="Runs with everything: their spread is the noise.")] = 3,
     only: Annotated[list[str] | None, typer.Option(help="Ingredients; all where not given.")] = None,
 ) -> None:
     """Fine-tune with and without each ingredient of the synthetic crops, and write what each is worth."""
     tests = {name: Path(folder) for name, _, folder in (t.partition("=") for t in test)}
-    settings = Settings(start, tests, assets, count, samples)
-    plan = [(EVERYTHING, repeat) for repeat in range(repeats)]
-    plan[1:1] = [(name, 0) for name in only or WITHOUT]
+    settings = Settings(start, tests, assets, count, samples, evaluate=evaluate)
+    plan = [(EVERYTHING, repeat) for repeat in range(repeats)] + [(name, 0) for name in only or WITHOUT]
     records = []
     for name, repeat in plan:
         records.append(run(name, repeat, out / f"{name}-{repeat}".replace(" ", "-").replace(",", ""), settings))
