@@ -27,6 +27,7 @@ VERBS: dict[str, str | None] = {
     "sign": "sign",
     "verify": "sign",
     "synth": "train",
+    "convert": "train",
     "train": "train",
     "evaluate": "train",
     "quantize": "train",

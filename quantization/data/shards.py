@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -29,6 +29,7 @@ CROP_IMAGE = 160
 BASE_CROP = 128
 MAX_HANDS = 2
 _IMAGE_SUFFIXES = (".jpg", ".png")
+_JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95]
 
 
 def shard_paths(directory: str | Path, split: str) -> list[Path]:
@@ -48,6 +49,26 @@ def read(directory: str | Path, split: str) -> Iterator[tuple[str, bytes, dict]]
         blob = _read_finished(path)
         for key, (start, size), label in _index(path, blob):
             yield key, blob[start : start + size], label
+
+
+def write_shard(path: Path, samples: Iterable[tuple[str, np.ndarray, dict]]) -> None:
+    """Writes (key, RGB image, label) of each sample as a shard, which has its name when it is whole.
+
+    Raises DataError when the folder cannot be written.
+    """
+    partial = path.with_suffix(".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(partial, "w") as tar:
+            for key, image, label in samples:
+                encoded = cv2.imencode(".jpg", image[..., ::-1], _JPEG)[1].tobytes()
+                for suffix, data in (("jpg", encoded), ("json", json.dumps(label, separators=(",", ":")).encode())):
+                    member = tarfile.TarInfo(f"{key}.{suffix}")
+                    member.size = len(data)
+                    tar.addfile(member, BytesIO(data))
+        partial.replace(path)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}") from error
 
 
 def decode(encoded: bytes | np.ndarray) -> np.ndarray:
