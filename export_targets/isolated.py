@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -101,8 +102,8 @@ def _why(code: int, stderr: str) -> str:
     if code < 0:
         return f"it was ended by {signal.Signals(-code).name}"
     last = (stderr.strip().splitlines() or ["no message"])[-1]
-    if "No module named" in last:
-        return f"{last}; install edge_hands {__version__} there, with what the exporter needs"
+    if missing := re.search(r"No module named '[\w.]+'", last):
+        return f"{missing[0]}; install edge_hands {__version__} there, with what the exporter needs"
     return f"exit code {code}: {last}"
 
 
