@@ -11,6 +11,7 @@ name of the model and the scheme in JSON; rebuilding traces the model again and 
 from __future__ import annotations
 
 import copy
+from operator import attrgetter
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from edge_hands import models
 from edge_hands.errors import DataError
 from edge_hands.quantization import checkpoint
 from edge_hands.quantization.fold import fold_batch_norms
-from edge_hands.quantization.quantizer import DEFAULT, EdgeHandsQuantizer, Scheme
+from edge_hands.quantization.quantizer import DEFAULT, LAYERS, EdgeHandsQuantizer, Scheme
 
 #: ``Meta.stage`` of a quantised checkpoint.
 STAGE = "qat"
@@ -84,8 +85,32 @@ def convert(graph: GraphModule, model: nn.Module) -> QuantizedModel:
     graph = copy.deepcopy(graph)
     observe(graph, observers=False, fake_quant=True)
     converted = convert_pt2e(graph, fold_quantize=False)
+    _snap(converted)
     pt2e.move_exported_model_to_eval(converted)
     return QuantizedModel(converted.requires_grad_(False), model)
+
+
+def _snap(graph: GraphModule) -> None:
+    """Puts weights, and biases of int8 layers, on the grid that kernels hold them on: no exporter can round them apart.
+
+    A weight becomes integer x scale, a bias integer x input scale x weight scale. A bias of more than 2^22 such steps
+    stays: float32 could not tell its integer.
+    """
+    ops, layers = torch.ops.quantized_decomposed, (node for node in graph.graph.nodes if node.target in LAYERS)
+    for layer in layers:
+        x, weight, bias = (*layer.args, None)[:3]
+        if weight.target is not ops.dequantize_per_channel.default:
+            continue
+        source, scale, *rest = weight.args[0].args
+        source, scale = graph.get_parameter(source.target), attrgetter(scale.target)(graph)
+        zero_point = attrgetter(rest[0].target)(graph)
+        integers = ops.quantize_per_channel(source.detach(), scale, zero_point, *rest[1:])
+        shape = (-1, *(1,) * (source.dim() - 1))
+        source.data.copy_(integers.float() * scale.float().view(shape))
+        if bias is not None and x.target is ops.dequantize_per_tensor.default:
+            values, step = graph.get_parameter(bias.target), x.args[1] * scale.double()
+            steps = torch.round(values.detach().double() / step)
+            values.data.copy_(torch.where(steps.abs() < 2**22, steps * step, values.detach().double()))
 
 
 def rebuild(state: dict[str, Tensor], config: dict) -> QuantizedModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,25 @@ def test_prepared_and_converted_graphs_agree_but_for_rounding(calibrated) -> Non
     for key in prepared:
         noise = (prepared[key] - exact[key]).abs().mean()  # values rounded apart early differ in all that follows
         assert (prepared[key] - converted[key]).abs().mean() <= 2.0 * noise + 1e-6, key
+
+
+def test_weights_and_biases_lie_on_the_grid_of_the_kernels(calibrated) -> None:
+    """No converter can round them to another integer: each is a whole number of steps already."""
+    body, ops = qat.convert(*reversed(calibrated)).body, torch.ops.quantized_decomposed
+    seen = 0
+    for layer in body.graph.find_nodes(op="call_function", target=torch.ops.aten.conv2d.default):
+        x, weight, bias = layer.args[:3]
+        if weight.target is not ops.dequantize_per_channel.default:
+            continue
+        source, scale = weight.args[0].args[:2]
+        values, scales = body.get_parameter(source.target).double(), attrgetter(scale.target)(body).double()
+        steps = values / scales.view(-1, 1, 1, 1)
+        assert (steps - steps.round()).abs().max() < 1e-4
+        steps = body.get_parameter(bias.target).double() / (x.args[1] * scales)
+        small = steps.abs() < 2**20
+        assert (steps - steps.round())[small].abs().max() < 0.1
+        seen += 1
+    assert seen > 10
 
 
 def graph_free(model: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -1,0 +1,88 @@
+"""Integer-exact layers: the integers are those of int64 arithmetic, and those of a runtime's integer kernels."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("torchao")
+
+from edge_hands import models  # noqa: E402
+from edge_hands.export_targets import bisect, gate, integer  # noqa: E402
+from edge_hands.export_targets.forms import SAMPLES  # noqa: E402
+from edge_hands.quantization import qat  # noqa: E402
+from edge_hands.quantization.data.shards import Pool  # noqa: E402
+
+TINY = {"depths": [1, 0, 1, 0, 0, 0]}
+
+
+@pytest.fixture(scope="module")
+def model() -> qat.QuantizedModel:
+    torch.manual_seed(5)
+    network = models.create("test_dfmamba", **TINY).eval()
+    graph = qat.prepare(network)
+    qat.observe(graph, observers=True, fake_quant=False)
+    with torch.no_grad():
+        graph(torch.from_numpy(crops(8)).float() / 255)
+    return qat.convert(graph, network)
+
+
+def crops(count: int) -> np.ndarray:
+    """(count, 64, 64, 3) uint8."""
+    pool = Pool(SAMPLES / "crop", "val", "crop")
+    return np.stack([pool.image(index)[16:144:2, 16:144:2] for index in range(count)])
+
+
+def of(model: qat.QuantizedModel) -> list[integer._Layer]:
+    """The integer layers of a model, in order."""
+    targets = (node.target for node in model.body.graph.nodes if isinstance(node.target, partial))
+    return [target.args[0] for target in targets if target.func is integer._call]
+
+
+def test_every_int8_layer_is_exact_and_no_float_one(model: qat.QuantizedModel) -> None:
+    exact = integer.integer_exact(model)
+    weights = model.body.graph.find_nodes(
+        op="call_function", target=torch.ops.quantized_decomposed.dequantize_per_channel.default
+    )
+    left = exact.body.graph.find_nodes(
+        op="call_function", target=torch.ops.quantized_decomposed.dequantize_per_channel.default
+    )
+    assert len(of(exact)) == len(weights) > 10
+    assert left == []
+    assert of(model) == []
+
+
+def test_a_layer_gives_the_integers_of_int64_arithmetic(model: qat.QuantizedModel) -> None:
+    rng = np.random.default_rng(0)
+    for layer in of(integer.integer_exact(model)):
+        kernel = layer.weight.shape[2:]
+        given = layer.apply.args[0]
+        stride, padding, _, groups = [*given, *([1, 1], [0, 0], [1, 1], 1)[len(given) :]]
+        channels = layer.weight.shape[1] * groups
+        x = torch.from_numpy(rng.integers(-128, 128, (1, channels, 8, 8), dtype=np.int8))
+        found = layer(x).numpy()
+        padded = np.pad(x.numpy().astype(np.int64) - layer.x_zero, ((0, 0), (0, 0), *((p, p) for p in padding)))
+        windows = np.lib.stride_tricks.sliding_window_view(padded[0], kernel, (1, 2))[:, :: stride[0], :: stride[1]]
+        parts = np.split(windows, groups)
+        weights = np.split(layer.weight.numpy().astype(np.int64), groups)
+        total = np.concatenate([np.einsum("chwij,ocij->ohw", *pair) for pair in zip(parts, weights)])
+        total = total + layer.bias.numpy().astype(np.int64)
+        scaled = total.astype(np.float32) * layer.scale.numpy()
+        assert (found[0] == np.clip(np.rint(scaled) + layer.y_zero, layer.low, 127)).all()
+
+
+@pytest.mark.parametrize("runtime", ["litert", "onnx"])
+def test_the_first_layers_of_a_runtime_round_the_same_way(model: qat.QuantizedModel, runtime: str) -> None:
+    """Up to the first scan there is nothing but integer layers, and sums of float32 values."""
+    pytest.importorskip({"litert": "litert_torch", "onnx": "onnxruntime"}[runtime])
+    nodes = bisect.candidates(model)
+    described = {name: bisect.describe(model.body.graph, name) for name in nodes}
+    first = [name for name in nodes if described[name].module.startswith("backbone.stem")]
+    images, cut = crops(3), bisect.cut(model, first)
+    precise = gate.outputs_of(bisect._in_torch(integer.integer_exact(cut, division=runtime == "onnx")), images)
+    theirs = bisect._in_runtime(cut, runtime, "portable", images, gate.Reference(precise, precise))
+    for name in first:
+        assert np.abs(theirs[name] - precise[name]).max() < 1e-6, described[name]
