@@ -61,7 +61,9 @@ def _render(plan: Plan, shards: Path, assets: Path, workers: int, report: Report
 def _train(recipe: Recipe, out: Path, start: Path | None, report: Callable[[dict], None]) -> Path:
     if resume := (out / checkpoint.META).exists():
         place = checkpoint.load_meta(out).resume
-        if place.get("recipe") != recipe.as_dict():
+        before, wanted = dict(place.get("recipe", {})), recipe.as_dict()
+        before["data"] = [*wanted["data"][:1], *before.get("data", ())[1:]]  # the folder may have moved
+        if before != wanted:
             raise DataError(f"{out} holds a run of another recipe; use another folder, or remove it")
         if place["finished"]:
             return out
