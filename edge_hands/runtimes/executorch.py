@@ -194,7 +194,7 @@ def _tensors(count: int, meta: Callable[[int], Any]) -> Found:
     for place in range(count):
         try:
             tensor = meta(place)
-        except RuntimeError:  # a number, say
+        except (RuntimeError, IndexError):  # a number, say
             found[str(place)] = ("no tensor", ())
         else:
             found[str(place)] = (_SCALAR_TYPES.get(tensor.dtype(), "another type"), tuple(tensor.sizes()))
