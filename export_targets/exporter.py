@@ -155,7 +155,8 @@ def _judge(forms: Forms, chosen: list[Form], device: Device, size: int) -> gate.
     for form in chosen:
         truth = {name: array[: form.seen] for name, array in forms.samples.items()}
         meant = form.meant or forms.reference.first(form.seen)
-        found = gate.parity(forms.model.kind, form.outputs, meant, limits, truth)
+        exact = form.meant is not None and form.scan == "native"  # our kernels between exact integers
+        found = gate.parity(forms.model.kind, form.outputs, meant, limits, truth, exact)
         if form.seen < len(forms.images):
             found = [replace(check, note=f"{form.seen} samples") for check in found]
         if form.instead:

@@ -103,10 +103,13 @@ class Reference:
         )
 
 
-def parity(kind: str, found: Arrays, reference: Reference, limits: Limits, truth: Arrays | None = None) -> list[Check]:
+def parity(
+    kind: str, found: Arrays, reference: Reference, limits: Limits, truth: Arrays | None = None, exact: bool = False
+) -> list[Check]:
     """Differences of outputs from the reference's, of the same images: positions, and SQNR and maximum of every output.
 
-    A mean distance may be ``ROUNDING`` times what rounding alone moves the reference, or its limit if that is more.
+    A mean distance may be ``ROUNDING`` times what rounding alone moves the reference, or its limit if that is more;
+    ``exact``, for a form with the reference's own arithmetic, leaves it the limit.
     ``truth`` (as ``CropBatches`` makes it) also compares the landmarks' PA-MPJPE, and gives the distances of the crops
     with a hand beside those of all.
     """
@@ -117,7 +120,8 @@ def parity(kind: str, found: Arrays, reference: Reference, limits: Limits, truth
         distances(found, true, limits), distances(again, true, limits), strict=True
     ):
         least = float(floor.mean())
-        checks.append(Check(f"{name}, mean", float(ours.mean()), unit, limit and max(limit, ROUNDING * least)))
+        allowed = limit if exact or limit is None else max(limit, ROUNDING * least)
+        checks.append(Check(f"{name}, mean", float(ours.mean()), unit, allowed))
         checks.append(Check(f"{name}, 99.9th percentile", float(np.percentile(ours, 99.9)), unit))
         checks.append(Check(f"{name}, by rounding alone", least, unit))
         checks.append(Check(f"{name}, by rounding alone, 99.9th percentile", float(np.percentile(floor, 99.9)), unit))
