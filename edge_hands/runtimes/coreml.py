@@ -65,6 +65,8 @@ class CoreML(Runtime):
             raise
         except Exception as error:  # coremltools raises whatever it meets: protobuf's, the compiler's, its own
             folder.cleanup()
+            if folder.name in str(error):  # the user's bundle, not our copy of it
+                error = RuntimeError(str(error).replace(folder.name, str(bundle.folder)))
             raise unreadable(bundle, variant, "Core ML", error) from error
         return cls(predict, variant, folder)
 
