@@ -20,14 +20,14 @@ import numpy as np
 import typer
 
 from edge_hands.errors import DataError, EdgeHandsError
-from edge_hands.quantization.data.shards import BASE_CROP, Pool
+from edge_hands.quantization.data.shards import BASE_CROP, Pool, write_shard
 from edge_hands.quantization.data.synthetic.backgrounds import Backgrounds
 from edge_hands.quantization.data.synthetic.scene import Sample
 from edge_hands.quantization.data.synthetic.writer import contact_sheet
 from edge_hands.quantization.metrics import joint_errors, pa_errors
 from edge_hands.quantization.teacher.compose import composed
 from edge_hands.quantization.teacher.convention import Convention, lifted
-from edge_hands.quantization.teacher.label import as_right, ask, box_side, crop_sample, write_shard
+from edge_hands.quantization.teacher.label import as_right, ask, box_side, crop_sample
 from edge_hands.quantization.teacher.photographs import SIDE, Photographs
 
 #: A synthetic hand teaches the convention when the teacher agrees with itself and is this near the truth (box sides).

@@ -5,13 +5,8 @@ n pictures, V looks, J = 21 joints. Pixels are continuous; metres have the pictu
 
 from __future__ import annotations
 
-import io
-import json
-import os
 import subprocess
-import tarfile
 import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,13 +14,12 @@ import cv2
 import numpy as np
 
 from edge_hands.crops import Crop, aligned_crop
-from edge_hands.errors import DataError, RuntimeUnavailable
+from edge_hands.errors import RuntimeUnavailable
 from edge_hands.hands import NUM_JOINTS, REFERENCE_SKELETON_LENGTH, skeleton_length
 from edge_hands.quantization.data.shards import BASE_CROP, CROP_IMAGE
 from edge_hands.quantization.teacher.convention import lifted, pixels_per_metre
 
 _SCRIPT = Path(__file__).with_name("mediapipe_hands.py")
-_JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95]
 
 
 @dataclass(frozen=True)
@@ -109,23 +103,3 @@ def crop_sample(image: np.ndarray, uv: np.ndarray, xyz: np.ndarray, right: bool)
         "depth_scale": round(scale / size, 4),
     }
     return crop.warp(image, CROP_IMAGE, cv2.BORDER_REPLICATE), label
-
-
-def write_shard(path: Path, samples: Iterable[tuple[str, np.ndarray, dict]]) -> None:
-    """Writes (key, RGB image, label) of each sample as a shard, which has its name when it is whole.
-
-    Raises DataError when the folder cannot be written.
-    """
-    partial = path.with_suffix(".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(partial, "w") as tar:
-            for key, image, label in samples:
-                encoded = cv2.imencode(".jpg", image[..., ::-1], _JPEG)[1].tobytes()
-                for suffix, data in (("jpg", encoded), ("json", json.dumps(label, separators=(",", ":")).encode())):
-                    member = tarfile.TarInfo(f"{key}.{suffix}")
-                    member.size = len(data)
-                    tar.addfile(member, io.BytesIO(data))
-        os.replace(partial, path)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror}") from error

@@ -14,7 +14,7 @@ import pytest
 
 from edge_hands.errors import DataError, RuntimeUnavailable
 from edge_hands.hands import MIDDLE_MCP, REFERENCE_SKELETON_LENGTH, WRIST, skeleton_length
-from edge_hands.quantization.data.shards import Pool
+from edge_hands.quantization.data.shards import Pool, write_shard
 from edge_hands.quantization.metrics import joint_errors, pa_errors
 from edge_hands.quantization.teacher import label
 from edge_hands.quantization.teacher.convention import Convention, lifted, pixels_per_metre
@@ -134,7 +134,7 @@ def test_mirroring_left_hands_twice_changes_nothing(hands):
 def test_shards_are_read_as_any_others(tmp_path, hands, rng):
     image = rng.integers(0, 255, (100, 100, 3), dtype=np.uint8)
     samples = [(f"{i:07d}", *label.crop_sample(image, hands["uv"][i], hands["xyz"][i], i > 0)) for i in range(3)]
-    label.write_shard(tmp_path / "new" / "train-00000.tar", samples)
+    write_shard(tmp_path / "new" / "train-00000.tar", samples)
     pool = Pool(tmp_path / "new", "train", "crop")
     assert len(pool) == 3 and pool.image(2).shape == (160, 160, 3)
     np.testing.assert_array_equal(pool.labels["right"], [0, 1, 1])
