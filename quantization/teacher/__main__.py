@@ -7,7 +7,8 @@
 The teacher's joints are brought to the project's convention by a correction that is fitted on synthetic crops, whose
 true joints are known, and checked on those that a fit did not see. Photographs on whose joints the teacher's looks do
 not agree are left out. A fifth of the people goes to ``--test-out`` as held-out shards. ``--compose`` writes a second
-training shard with the same hands before other backgrounds.
+training shard with the same hands before other backgrounds; ``--frames`` writes frames for the detector with these
+hands in them, held-out hands in held-out frames.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from edge_hands.quantization.metrics import joint_errors, pa_errors
 from edge_hands.quantization.teacher.compose import composed
 from edge_hands.quantization.teacher.convention import Convention, lifted
 from edge_hands.quantization.teacher.label import as_right, ask, box_side, crop_sample
+from edge_hands.quantization.teacher.pasted import pasted
 from edge_hands.quantization.teacher.photographs import SIDE, Photographs
 
 #: A synthetic hand teaches the convention when the teacher agrees with itself and is this near the truth (box sides).
@@ -45,6 +47,9 @@ def command(
     synthetic: Annotated[int, typer.Option(min=100, help="Synthetic crops to fit the convention on.")] = 1900,
     spread: Annotated[float, typer.Option(min=0.0, help="Looks may differ by this share of the hand's box.")] = 0.03,
     compose: Annotated[int, typer.Option(min=0, help="Backgrounds for each training hand, in a second shard.")] = 4,
+    frames: Annotated[Path | None, typer.Option(help="Synthetic frame shards to paste training hands into.")] = None,
+    frames_out: Annotated[Path, typer.Option(help="Folder of the shard of such frames.")] = Path("shards/real-frames"),
+    paste: Annotated[int, typer.Option(min=1, help="Frames for each training hand.")] = 4,
     assets: Annotated[Path, typer.Option(help="Folder of the npm packages (`make assets`).")] = Path("node_modules"),
     sheet: Annotated[Path | None, typer.Option(help="Also draw 30 training crops with their joints.")] = None,
 ) -> None:
@@ -65,12 +70,19 @@ def command(
     ]
     test = taken.held_out()[chosen]
     train = [sample for sample, held in zip(samples, test) if not held]
+    held_out = [sample for sample, held in zip(samples, test) if held]
     write_shard(out / "train-00000.tar", train)
-    write_shard(test_out / "val-00000.tar", (sample for sample, held in zip(samples, test) if held))
+    write_shard(test_out / "val-00000.tar", held_out)
     typer.echo(
         f"{len(chosen)} of {len(taken.images)} photographs kept: {len(train)} in {out}, {test.sum()} of other people "
         f"in {test_out}; looks differ by {np.median(hands.moved[chosen]) * 100:.1f} % of the hand's box in the median"
     )
+    if frames:
+        for split, ours in (("train", train), ("val", held_out)):
+            write_shard(frames_out / f"{split}-00000.tar", pasted(ours, Pool(frames, split, "frame"), paste))
+            typer.echo(
+                f"{len(Pool(frames_out, split, 'frame'))} {split} frames with photographed hands in {frames_out}"
+            )
     if compose:
         others = list(composed(train, Backgrounds(assets), compose))
         write_shard(out / "train-00001.tar", others)

@@ -38,8 +38,12 @@ def composed(samples: Samples, backgrounds: Backgrounds, times: int) -> Iterator
             turn, _ = np.linalg.qr(rng.normal(size=(3, 3)))
             panorama = backgrounds.panoramas[rng.integers(len(backgrounds.panoramas))]
             background = backgrounds.sample(rng, panorama, turn, CROP_IMAGE, BackgroundConfig())
-            light = rng.uniform(_DIM, _BRIGHT) * np.exp(rng.normal(0, _TINT, 3))
-            yield f"{key}-{number}", compose(image, opacity, background, light), label
+            yield f"{key}-{number}", compose(image, opacity, background, lit(rng)), label
+
+
+def lit(rng: np.random.Generator) -> np.ndarray:
+    """A light (3,) to multiply a cut-out hand by."""
+    return rng.uniform(_DIM, _BRIGHT) * np.exp(rng.normal(0, _TINT, 3))
 
 
 def cut(image: np.ndarray, uv: np.ndarray) -> np.ndarray | None:

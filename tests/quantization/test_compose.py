@@ -76,3 +76,34 @@ def test_composed_crops_keep_their_labels_and_can_be_made_again(photograph, tmp_
     assert all(again is label for _, _, again in made)
     assert np.abs(made[0][1].astype(int) - made[1][1]).mean() > 5
     np.testing.assert_array_equal(list(composed(samples, backgrounds, 1))[0][1], made[0][1])
+
+
+def test_pasted_hands_lie_under_their_joints_beside_those_of_the_frame(photograph, frame_shards):
+    from edge_hands.quantization.data.shards import MAX_HANDS, Pool
+    from edge_hands.quantization.teacher.pasted import pasted
+
+    frames = Pool(frame_shards, "train", "frame")
+    image, uv, _ = photograph
+    red = image.copy()
+    red[..., 1:] //= 4  # nothing in the frames is as red
+    red[np.abs(image.astype(int) - _WALL).max(-1) < 40] = _WALL
+    made = list(pasted([("0000007", red, {"uv": uv.tolist()})], frames, 12))
+    assert len(made) >= 6
+    sides = set()
+    for key, frame, label in made:
+        assert key.startswith("0000007-") and label["kind"] == "frame" and 1 <= len(label["hands"]) <= MAX_HANDS
+        hand = label["hands"][-1]
+        joints = np.array(hand["uv"])
+        seen = np.array(hand["visible"]) > 0
+        inside = ((joints >= 0) & (joints < frame.shape[1::-1])).all(-1)
+        np.testing.assert_array_equal(seen, inside)
+        x, y = joints[inside].astype(int).T
+        reddish = frame[y, x, 0].astype(int) - frame[y, x, 1:].max(-1)
+        assert not inside.any() or (reddish > 30).mean() > 0.8
+        middle, thumb, little = (joints[i] - joints[0] for i in (9, 1, 17))
+        clockwise = np.sign(thumb[0] * little[1] - thumb[1] * little[0])
+        sides.add((hand["side"], clockwise))
+    assert len(sides) == 2 and len({side for side, _ in sides}) == 2  # a left hand is a right one in the mirror
+    for (key, a, label), (again, b, labels) in zip(made, pasted([("0000007", red, {"uv": uv.tolist()})], frames, 12)):
+        assert key == again and label == labels
+        np.testing.assert_array_equal(a, b)
