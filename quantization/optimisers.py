@@ -20,10 +20,11 @@ class Optimisers:
     """Muon and AdamW over one model, as one optimiser whose state is named after the parameters.
 
     Weights decay; biases, norms and scan parameters do not; sampling layers learn slowly, by ``offset_lr`` times.
+    ``muon`` False leaves all to AdamW: for comparisons (benchmarks/optimisers.py).
     """
 
-    def __init__(self, model: nn.Module, offset_lr: float, weight_decay: float) -> None:
-        matrices = {id(p) for p in _matrices(model)}
+    def __init__(self, model: nn.Module, offset_lr: float, weight_decay: float, muon: bool = True) -> None:
+        matrices = {id(p) for p in _matrices(model)} if muon else set()
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
         self._named: dict[str, nn.Parameter] = dict(model.named_parameters())
         # Muon takes two dimensions: it gets views of the kernels, which share their memory.
@@ -42,11 +43,14 @@ class Optimisers:
             ],
             fused=True,
         )
-        self._muon = torch.optim.Muon(
-            [dict(params=list(self._views.values()), factor=1.0)],
-            weight_decay=weight_decay,
-            adjust_lr_fn="match_rms_adamw",
-        )
+        self._all = [self._adamw]
+        if self._views:
+            self._muon = torch.optim.Muon(
+                [dict(params=list(self._views.values()), factor=1.0)],
+                weight_decay=weight_decay,
+                adjust_lr_fn="match_rms_adamw",
+            )
+            self._all.append(self._muon)
 
     def zero_grad(self) -> None:
         for parameter in self._named.values():
@@ -57,7 +61,7 @@ class Optimisers:
         for name, view in self._views.items():
             grad = self._named[name].grad
             view.grad = None if grad is None else _flat(grad.contiguous(memory_format=_format(self._named[name])))
-        for optimiser in (self._adamw, self._muon):
+        for optimiser in self._all:
             for group in optimiser.param_groups:
                 group["lr"] = lr * group["factor"]
             optimiser.step()

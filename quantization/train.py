@@ -8,8 +8,6 @@ first one writes.
 
 from __future__ import annotations
 
-import copy
-import json
 import signal
 import threading
 import time
@@ -25,7 +23,8 @@ from torch import Tensor, nn
 
 from edge_hands import models
 from edge_hands.errors import DataError
-from edge_hands.quantization import checkpoint, losses
+from edge_hands.quantization import checkpoint, losses, resuming
+from edge_hands.quantization.averaged import Averaged
 from edge_hands.quantization.data.augment import Augmentation, CropBatches
 from edge_hands.quantization.data.frames import FrameAugmentation, FrameBatches
 from edge_hands.quantization.data.mix import Source, parse_sources
@@ -34,6 +33,7 @@ from edge_hands.quantization.data.shards import Pool, shard_paths
 from edge_hands.quantization.evaluate import evaluate, torch_predictor
 from edge_hands.quantization.optimisers import Optimisers
 from edge_hands.quantization.parallel import Processes, Replicas
+from edge_hands.quantization.progress import Log, Report, Window
 from edge_hands.quantization.recipe import Recipe
 from edge_hands.quantization.sharpen import sharpen
 
@@ -58,8 +58,6 @@ TASKS = {
     "landmarks": Task("crop", CropBatches, Augmentation, losses.landmark_loss, losses.LandmarkWeights),
     "detector": Task("frame", FrameBatches, FrameAugmentation, losses.detector_loss, losses.DetectorWeights),
 }
-
-Report = Callable[[dict], None]
 
 
 def train(
@@ -103,7 +101,7 @@ class Run:
         processes: Processes | None = None,
     ) -> None:
         torch.manual_seed(recipe.seed)
-        self.recipe, self.out, self.report = recipe, Path(out), report
+        self.recipe, self.out = recipe, Path(out)
         self.processes = processes or Processes()
         self.device, count = self.processes.device, self.processes.count
         if recipe.batch % count:
@@ -112,13 +110,11 @@ class Run:
             )
         self.model = models.create(recipe.model, **recipe.overrides)
         if start is not None and not resume:
-            _begin_with(self.model, recipe, start)
+            resuming.begin_with(self.model, recipe, start)
         self.model.to(self.device)
         self.task = TASKS[self.model.kind]
         self.weights = self.task.weights(**recipe.loss)
-        self.average = copy.deepcopy(self.model).requires_grad_(False)
-        # The average as it is calibrated, validated and written, always on the CPU.
-        self.final = self.average if self.device.type == "cpu" else copy.deepcopy(self.average).cpu()
+        self.average = Averaged(self.model)
         self.optimisers = Optimisers(self.model, recipe.offset_lr, recipe.weight_decay)
         self.step, self.samples, self.seconds, self.skipped = 0, 0, 0.0, 0
         self.position, self.metrics = Position(), {}
@@ -132,13 +128,12 @@ class Run:
         self.pool = Pool([source.folder for source in sources], "train", self.task.shards, part)
         held_out = Pool(recipe.validate or _validation_folder(sources), "val", self.task.shards)
         self.validation = self.task.batches(held_out, size, None)
-        batches = self.task.batches(self.pool, size, augmentation)
-        self.batches, self._calibrated = batches, -1
+        self.batches = self.task.batches(self.pool, size, augmentation)
         seed = (recipe.seed, self.processes.rank) if self.processes.rank else recipe.seed
-        self.loader = Loader(self.pool, batches, recipe.batch // count, seed, self.position, shares=self.shares)
+        self.loader = Loader(self.pool, self.batches, recipe.batch // count, seed, self.position, shares=self.shares)
         threads = recipe.threads if self.device.type == "cpu" else 1
         self.replicas = Replicas(self.model, threads, self._losses, self.processes)
-        self.out.mkdir(parents=True, exist_ok=True)
+        self._write = Log(self.out, report, self.processes.first)
         self._log("start", resumed=resume, pool=len(self.pool), processes=count, device=self.device.type)
 
     def close(self) -> None:
@@ -148,7 +143,7 @@ class Run:
     def loop(self, stop: threading.Event) -> dict:
         recipe, begun, spent = self.recipe, time.monotonic(), self.seconds
         saved = validated = begun
-        window, stopping = _Window(), False
+        window, stopping = Window(), False
         while self.fraction < 1 and not stopping:
             arrays, self.position = next(self.loader)
             window.waited()
@@ -158,7 +153,7 @@ class Run:
                 state = {"ready": self.loader.ready, "pool": len(self.pool)}
                 summary = window.summary(recipe.batch)
                 self._log("step", lr=self.lr, left=self._left(summary["images_per_second"]), **summary, **state)
-                window = _Window()
+                window = Window()
             now = time.monotonic()
             due = now - saved > recipe.checkpoint_minutes * 60, now - validated > recipe.validate_minutes * 60
             # One learning rate and one end for all processes.
@@ -167,10 +162,10 @@ class Run:
             )
             if saving:
                 self._save()
-                saved, window = time.monotonic(), _Window()
+                saved, window = time.monotonic(), Window()
             if validating:
                 self._validate()
-                validated, window = time.monotonic(), _Window()
+                validated, window = time.monotonic(), Window()
         self._save()
         if not stopping:
             self._sharpen()
@@ -199,7 +194,7 @@ class Run:
         by_samples = (samples - self.samples) / speed if samples and speed else inf
         return round(max(0.0, min(by_time, by_samples)), 1)
 
-    def _train_step(self, arrays: dict, window: _Window) -> None:
+    def _train_step(self, arrays: dict, window: Window) -> None:
         batch = {name: torch.from_numpy(array).to(self.device) for name, array in arrays.items()}
         self.optimisers.zero_grad()
         parts = self.replicas.backward(batch)
@@ -210,7 +205,7 @@ class Run:
             return
         self.optimisers.step(self.lr)
         self.step, self.skipped = self.step + 1, 0
-        _average(self.average, self.model, min(self.recipe.ema, (1 + self.step) / (10 + self.step)))
+        self.average.follow(self.model, min(self.recipe.ema, (1 + self.step) / (10 + self.step)))
         window.add({**parts, "gradient": norm})
 
     def _losses(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -229,46 +224,9 @@ class Run:
                 "lower --lr, or look for NaN in the labels; the last checkpoint is untouched"
             )
 
-    def _validate(self) -> None:
-        if not self.processes.first:
-            return
-        begun = time.monotonic()
-        self._calibrate()
-        predict = torch_predictor(self.final, self.recipe.bf16)
-        count, batch = self.recipe.validate_count, self.recipe.batch
-        self.metrics = evaluate(self.model.kind, predict, self.validation, count, batch)
-        self._log("validation", metrics=self.metrics, took=round(time.monotonic() - begun, 2))
-
-    def _log(self, event: str, **values) -> None:
-        if not self.processes.first:
-            return
-        record = {"event": event, "step": self.step, "samples": self.samples, "seconds": round(self.seconds, 1)}
-        record |= {"fraction": round(min(1.0, self.fraction), 5), **values}
-        with open(self.out / "log.jsonl", "a") as file:
-            file.write(json.dumps(record) + "\n")
-        if self.report:
-            self.report(record)
-
-    def _calibrate(self) -> None:
-        """Measure the batch-norm statistics of the averaged weights on training batches.
-
-        Averaged statistics would not do: they are not those of the averaged weights, and a single batch with wild
-        activations, which a running mean soon forgets, spoils them for a thousand steps.
-        """
-        if self._calibrated == self.step:
-            return
-        self._calibrated = self.step
-        if self.final is not self.average:
-            self.final.load_state_dict(self.average.state_dict())
-        norms = [module for module in self.final.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # a plain mean
-        self.final.train()
-        for batch in self._calibration():
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.bf16):
-                self.final.features(batch["image"])
-        self.final.eval()
+    def _final(self) -> nn.Module:
+        """The averaged model as it is validated and written."""
+        return self.average.calibrated(self._calibration(), self.recipe.bf16)
 
     def _calibration(self) -> Iterator[dict[str, Tensor]]:
         """CALIBRATION augmented training samples, mixed as in training, the same for a seed, with planar images."""
@@ -279,99 +237,47 @@ class Run:
             tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
             yield {**tensors, "image": planar(tensors["image"])}
 
+    def _validate(self) -> None:
+        if not self.processes.first:
+            return
+        begun = time.monotonic()
+        predict = torch_predictor(self._final(), self.recipe.bf16)
+        count, batch = self.recipe.validate_count, self.recipe.batch
+        self.metrics = evaluate(self.model.kind, predict, self.validation, count, batch)
+        self._log("validation", metrics=self.metrics, took=round(time.monotonic() - begun, 2))
+
     def _sharpen(self) -> None:
         """At the end of a run: read the averaged model's heat maps as sharply as is best on training crops."""
         if self.model.kind == "landmarks" and self.processes.first:
-            self._calibrate()
-            factor = sharpen(self.final, self._calibration())
-            self._log("sharpened", factor=factor)
+            self._log("sharpened", factor=sharpen(self._final(), self._calibration()))
+
+    def _log(self, event: str, **values) -> None:
+        place = {"step": self.step, "samples": self.samples, "seconds": round(self.seconds, 1)}
+        self._write(event, **place, fraction=round(min(1.0, self.fraction), 5), **values)
 
     def _save(self, finished: bool = False) -> None:
-        positions = self._positions()
+        positions = resuming.positions(self.position, len(self.pool.members), self.processes)
         if not self.processes.first:
             return
-        self._calibrate()
-        state = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        state |= {f"optimiser.{entry}": tensor for entry, tensor in self.optimisers.state().items()}
-        state["rng"] = torch.get_rng_state()
         place = {"positions": list(map(asdict, positions)), "seconds": self.seconds, "recipe": self.recipe.as_dict()}
         place["finished"] = finished
         meta = checkpoint.Meta(
             self.recipe.model, self.recipe.overrides, self.step, self.samples, "float", self.metrics, place
         )
-        checkpoint.save(self.out, self.final, meta, state)
+        checkpoint.save(self.out, self._final(), meta, resuming.tensors(self.model, self.optimisers))
         self._log("checkpoint")
 
-    def _positions(self) -> list[Position]:
-        """The place of every process in its data, by rank."""
-        place = self.position
-        held = [*place.samples, *[0] * (len(self.pool.members) - len(place.samples))]  # zeros where none is known
-        found = self.processes.gather([place.epoch, place.index, *held])
-        return [Position(epoch, index, tuple(filter(None, sizes))) for epoch, index, *sizes in found]
-
     def _restore(self) -> None:
-        meta = checkpoint.load_meta(self.out)
-        if (meta.model, meta.overrides) != (self.recipe.model, self.recipe.overrides):
-            raise DataError(
-                f"{self.out} holds a {meta.model} {meta.overrides}, not a {self.recipe.model} {self.recipe.overrides}; "
-                "use another --out"
-            )
-        checkpoint.restore(self.average, checkpoint.load_tensors(self.out, checkpoint.MODEL, meta.step), self.out)
-        state = checkpoint.load_tensors(self.out, checkpoint.RESUME, meta.step)
-        weights = {n.removeprefix("model."): t for n, t in state.items() if n.startswith("model.")}
-        checkpoint.restore(self.model, weights, self.out / checkpoint.RESUME)
-        prefix = "optimiser."
-        self.optimisers.restore({n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)})
-        torch.set_rng_state(state["rng"])
+        meta = resuming.restore(self.out, self.recipe, self.model, self.average.weights, self.optimisers)
         self.step, self.samples, self.metrics = meta.step, meta.samples, meta.metrics
         self.seconds = meta.resume["seconds"]
         stored = meta.resume.get("positions") or [meta.resume["position"]]  # "position": before processes
-        places = list(map(Position.from_dict, stored))
-        same = len(places) == self.processes.count  # otherwise the samples were dealt out in another way
-        self.position = places[self.processes.rank] if same else Position(max(place.epoch for place in places) + 1)
-
-
-class _Window:
-    """Sums between two lines of the log."""
-
-    def __init__(self) -> None:
-        self.steps, self.begun, self.wait, self._mark = 0, time.monotonic(), 0.0, time.monotonic()
-        self._sums: dict[str, Tensor] = {}
-
-    def waited(self) -> None:
-        self.wait += time.monotonic() - self._mark
-
-    def add(self, values: dict[str, Tensor]) -> None:
-        self.steps += 1
-        self._sums = {name: value + self._sums.get(name, 0.0) for name, value in values.items()}
-        self._mark = time.monotonic()
-
-    def summary(self, batch: int) -> dict:
-        took = time.monotonic() - self.begun
-        means = {name: round(float(value) / self.steps, 5) for name, value in self._sums.items()}
-        speed = {"images_per_second": round(self.steps * batch / took, 1), "waiting": round(self.wait / took, 3)}
-        return speed | means
+        self.position = resuming.position(list(map(Position.from_dict, stored)), self.processes)
 
 
 def _validation_folder(sources: Sequence[Source]) -> Path:
     """The first folder with val shards; the first of all, for its error, where there is none."""
     return next((source.folder for source in sources if shard_paths(source.folder, "val")), sources[0].folder)
-
-
-def _begin_with(model: nn.Module, recipe: Recipe, start: str | Path) -> None:
-    meta = checkpoint.load_meta(start)
-    if (meta.model, meta.overrides, meta.stage) != (recipe.model, recipe.overrides, "float"):
-        raise DataError(
-            f"{start} holds a {meta.stage} {meta.model} {meta.overrides}; "
-            f"a {recipe.model} can start from a float one only"
-        )
-    checkpoint.restore(model, checkpoint.load_tensors(start, checkpoint.MODEL, meta.step), start)
-
-
-@torch.no_grad()
-def _average(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """average = decay * average + (1 - decay) * model, for the parameters."""
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
 
 
 def planar(image: Tensor) -> Tensor:
