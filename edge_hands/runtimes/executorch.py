@@ -6,6 +6,7 @@ be, the portable form runs, which is made of ExecuTorch's own operators only.
 
 from __future__ import annotations
 
+import ctypes
 import re
 import threading
 import warnings
@@ -28,6 +29,8 @@ DELEGATES = {
     "coreml": "CoreMLBackend",
     "qnn": "QnnBackend",
 }
+#: Libraries that a delegate opens when it loads a program. The wheel registers QnnBackend, but has none of Qualcomm's.
+_LIBRARIES = {"QnnBackend": ("libQnnSystem.so", "libQnnHtp.so")}
 
 
 class _Pool:
@@ -172,20 +175,36 @@ def _load_program(bundle: Bundle, variant: Variant) -> Any:
 
 
 def lacking(delegate: str) -> str | None:
-    """What to do about a delegate, as a .pte names it, that the installed ExecuTorch does not have; None if it has it.
+    """What to do about a delegate, as a .pte names it, that the installed ExecuTorch does not have, or that lacks
+    libraries of its own; None if it can run.
 
-    Imports executorch and torch.
+    Imports executorch and torch, and opens the libraries.
     """
     from executorch.runtime import Runtime
 
     registry = Runtime.get().backend_registry
     if registry.is_available(delegate):
+        if missing := next((name for name in _LIBRARIES.get(delegate, ()) if not _opens(name)), None):
+            return (
+                f"its delegate {delegate} opens {missing}, which is not found: unpack the Qualcomm AI Runtime SDK and "
+                "put the folder of it that has the library for this system (lib/x86_64-linux-clang, "
+                "lib/aarch64-android) on LD_LIBRARY_PATH before Python starts, or export for xnnpack"
+            )
         return None
     return (
         f"it needs the delegate {delegate}, which the installed ExecuTorch does not have (it has "
         f"{', '.join(filter(registry.is_available, registry.registered_backend_names))}): export it for one of these, "
         f"or run it on a device whose ExecuTorch is built with {delegate}"
     )
+
+
+def _opens(library: str) -> bool:
+    """Whether the system's loader finds and loads a library."""
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
 
 
 def _tensors(count: int, meta: Callable[[int], Any]) -> Found:

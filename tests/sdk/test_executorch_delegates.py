@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+import subprocess
+import sys
 from importlib.metadata import version
 
 import numpy as np
@@ -55,24 +60,47 @@ def make(tmp_path, make_manifest):
     return bundle
 
 
-@pytest.mark.parametrize(("backend", "delegate"), [("vulkan", "VulkanBackend"), ("coreml", "CoreMLBackend")])
-def test_a_form_for_a_delegate_that_is_not_here_gives_way(make, backend, delegate):
+@pytest.mark.parametrize(
+    ("backend", "reason"),
+    [
+        ("vulkan", r"it needs the delegate VulkanBackend, .* does not have \(.* built with VulkanBackend"),
+        ("coreml", r"it needs the delegate CoreMLBackend, .* does not have \(.* built with CoreMLBackend"),
+        # Registered by the wheel, without Qualcomm's libraries.
+        ("qnn", r"its delegate QnnBackend opens libQnn\w+\.so, which is not found: unpack .* or export for xnnpack"),
+    ],
+)
+def test_a_form_for_a_delegate_that_is_not_here_gives_way(make, backend, reason):
     content = program()
     folder = make({"other.pte": (content, {"backend": backend}), "model.pte": (content, {"backend": "xnnpack"})})
     first, second = (choice.state for choice in choices(bundles.load(folder).manifest))
-    assert first.reason.startswith(f"it needs the delegate {delegate}, which the installed ExecuTorch does not have (")
-    assert first.reason.endswith(f"or run it on a device whose ExecuTorch is built with {delegate}")
+    assert re.fullmatch(reason, first.reason)
     assert second.version == version("executorch")
     with Session.open(folder) as session:
         assert session.variant.path == "model.pte"
 
 
-def test_alone_it_is_refused_with_what_to_do(make):
-    folder = make({"model.pte": (program(), {"backend": "vulkan"})})
-    with pytest.raises(
-        RuntimeUnavailable, match="executorch portable: it needs the delegate VulkanBackend, .*: export"
-    ):
+@pytest.mark.parametrize(
+    ("backend", "reason"), [("vulkan", "it needs the delegate VulkanBackend, .*: export"), ("qnn", "its .* libQnn")]
+)
+def test_alone_it_is_refused_with_what_to_do(make, backend, reason):
+    folder = make({"model.pte": (program(), {"backend": backend})})
+    with pytest.raises(RuntimeUnavailable, match=f"executorch portable: {reason}"):
         Session.open(folder)
+
+
+def test_qnn_is_ready_once_the_loader_finds_every_library(tmp_path):
+    if (compiler := shutil.which("c++")) is None:
+        pytest.skip("libraries are compiled, and there is no C++ compiler")
+    (tmp_path / "empty.cpp").write_text("")
+    question = "from edge_hands.runtimes.executorch import lacking; print(lacking('QnnBackend'))"
+    found = []
+    for name in ("libQnnSystem.so", "libQnnHtp.so"):
+        subprocess.run([compiler, "-shared", "-o", tmp_path / name, tmp_path / "empty.cpp"], check=True)
+        environment = os.environ | {"LD_LIBRARY_PATH": str(tmp_path)}
+        asked = subprocess.run([sys.executable, "-c", question], env=environment, capture_output=True, text=True)
+        found.append(asked.stdout.strip())
+    assert found[0].startswith("its delegate QnnBackend opens libQnnHtp.so, which is not found")
+    assert found[1] == "None"
 
 
 def test_a_delegate_of_a_newer_release_is_named(make):
