@@ -31,7 +31,7 @@ def build(plan: Plan, folder: Path, assets: Path, workers: int, report: Report) 
     for number, recipe in enumerate(plan.train, 1):
         title = f"{plan.name}: training {number} of {len(plan.train)}"
         recipe = replace(recipe, data=(str(shards), *recipe.data))
-        before = _train(recipe, folder / f"train-{number}", before, lambda record, title=title: report(title, record))
+        before = trained(recipe, folder / f"train-{number}", before, lambda record, title=title: report(title, record))
     return _quantise(plan, before, shards, folder / "quantised", report)
 
 
@@ -58,7 +58,11 @@ def _render(plan: Plan, shards: Path, assets: Path, workers: int, report: Report
     writer.write_shards(wanted, assets, workers, progress)
 
 
-def _train(recipe: Recipe, out: Path, start: Path | None, report: Callable[[dict], None]) -> Path:
+def trained(recipe: Recipe, out: Path, start: Path | None = None, report: Callable[[dict], None] | None = None) -> Path:
+    """``out``, the checkpoint of a finished run of ``recipe``: one that is there is kept, one that was stopped goes on.
+
+    Raises DataError where ``out`` holds a run of another recipe, or this one was stopped.
+    """
     if resume := (out / checkpoint.META).exists():
         place = checkpoint.load_meta(out).resume
         before, wanted = dict(place.get("recipe", {})), recipe.as_dict()

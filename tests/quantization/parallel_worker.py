@@ -31,6 +31,6 @@ np.savez(
     samples=keys,
     **{f"batch.{name}": np.stack([batch[name] for batch in seen]) for name in seen[0]},
     **{f"model.{name}": parameter.detach().numpy() for name, parameter in run.model.named_parameters()},
-    **{f"average.{name}": parameter.numpy() for name, parameter in run.average.named_parameters()},
+    **{f"average.{name}": parameter.numpy() for name, parameter in run.average.weights.named_parameters()},
 )
 processes.close()

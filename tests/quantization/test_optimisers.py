@@ -42,6 +42,15 @@ def test_matrices_move_by_orthogonal_steps_and_the_rest_by_adamw(model):
     assert sampling and all(step.abs().max() < 1.01e-3 for step in sampling)
 
 
+def test_adamw_alone_moves_every_weight_by_its_learning_rate(model):
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    give_gradients(model, 1)
+    Optimisers(model, 1.0, 0.0, muon=False).step(1e-2)
+    for name, p in model.named_parameters():
+        step = (p.detach() - before[name]).abs()
+        torch.testing.assert_close(step, torch.full_like(step, 1e-2), rtol=5e-2, atol=0, msg=name)
+
+
 def test_a_restored_optimiser_goes_on_as_if_nothing_had_happened(model):
     first = Optimisers(model, 0.1, 0.01)
     give_gradients(model, 1)

@@ -15,6 +15,7 @@ from edge_hands.kernels import torch_cuda, torch_ops  # noqa: E402
 from edge_hands.quantization import checkpoint  # noqa: E402
 from edge_hands.quantization.data.shards import Pool  # noqa: E402
 from edge_hands.quantization.parallel import Processes  # noqa: E402
+from edge_hands.quantization.progress import Window  # noqa: E402
 from edge_hands.quantization.recipe import Recipe  # noqa: E402
 from edge_hands.quantization.train import Run  # noqa: E402
 
@@ -60,12 +61,10 @@ def test_the_processes_make_one_update(two, crop_shards, tmp_path):
     run = Run(Recipe.from_dict({**SETTINGS, "data": [crop_shards], "threads": 2}), tmp_path, False, None)
     try:
         began = {name: parameter.detach().numpy().copy() for name, parameter in run.model.named_parameters()}
-        from edge_hands.quantization.train import _Window
-
         parts = [name for name in first if name.startswith("batch.")]
         for step in range(2):
             batch = {n.removeprefix("batch."): np.concatenate([first[n][step], second[n][step]]) for n in parts}
-            run._train_step(batch, _Window())
+            run._train_step(batch, Window())
             run.seconds = 0.0
         moved = 0
         for name, parameter in run.model.named_parameters():

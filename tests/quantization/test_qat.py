@@ -58,6 +58,12 @@ def calibrated() -> tuple[nn.Module, torch.fx.GraphModule]:
     return model, graph
 
 
+@pytest.fixture(scope="module")
+def converted(calibrated) -> qat.QuantizedModel:
+    """What it becomes; nobody may change it."""
+    return qat.convert(*reversed(calibrated))
+
+
 @pytest.mark.parametrize("name", ["test_dfmamba", "test_detector"])
 def test_folding_keeps_the_outputs_and_leaves_no_norm(name: str) -> None:
     model = lived_in(name)
@@ -76,11 +82,9 @@ def test_a_layer_norm_cannot_fold_and_says_so() -> None:
         fold_batch_norms(models.create("test_dfmamba", norm="layer", **SMALL))
 
 
-def test_float_layers_stay_out_of_int8(calibrated) -> None:
-    _, graph = calibrated
-    converted = qat.convert(*reversed(calibrated)).body
+def test_float_layers_stay_out_of_int8(converted) -> None:
     quantised, plain = set(), set()
-    for node in converted.graph.nodes:
+    for node in converted.body.graph.nodes:
         if node.op == "call_function" and node.target is torch.ops.aten.conv2d.default:
             layer = list(node.meta["nn_module_stack"].values())[-1][0]
             is_int8 = "dequantize_per_channel" in str(node.args[1].target)
@@ -94,33 +98,44 @@ def test_float_layers_stay_out_of_int8(calibrated) -> None:
     assert len(quantised) > len(plain)
 
 
-def test_weights_are_symmetric_per_channel_and_activations_int8(calibrated) -> None:
-    converted = qat.convert(*reversed(calibrated)).body
-    ops = torch.ops.quantized_decomposed
-    weights = [n for n in converted.graph.nodes if n.target is ops.quantize_per_channel.default]
+def test_large_float_layers_hold_float16_numbers() -> None:
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(256, 256, 1), nn.Conv2d(256, 2, 1))
+    before = [layer.weight.detach().clone() for layer in layers]
+    graph = torch.export.export(layers, (torch.zeros(1, 256, 2, 2),)).module()
+    qat._snap(graph)
+    large, small = (parameter.detach() for name, parameter in graph.named_parameters() if "weight" in name)
+    assert torch.equal(large, before[0].half().float()) and not torch.equal(large, before[0])
+    assert torch.equal(small, before[1])
+    assert [qat.fits_half(weight) for weight in (large, before[0], small.half().float())] == [True, False, False]
+
+
+def test_weights_are_symmetric_per_channel_and_activations_int8(converted) -> None:
+    body, ops = converted.body, torch.ops.quantized_decomposed
+    weights = [n for n in body.graph.nodes if n.target is ops.quantize_per_channel.default]
     assert weights
     for node in weights:
-        zero_points = converted.get_buffer(node.args[2].target) if node.args[2].op == "get_attr" else None
+        zero_points = body.get_buffer(node.args[2].target) if node.args[2].op == "get_attr" else None
         assert zero_points is None or not zero_points.any()
         assert node.args[3:6] == (0, -127, 127)
-    for scale, zero_point in qat.activation_scales(converted):
+    for scale, zero_point in qat.activation_scales(body):
         assert scale > 0
         assert -128 <= zero_point <= 127
 
 
-def test_prepared_and_converted_graphs_agree_but_for_rounding(calibrated) -> None:
+def test_prepared_and_converted_graphs_agree_but_for_rounding(calibrated, converted) -> None:
     model, graph = calibrated
     images = pictures(4, seed=1)
     with torch.inference_mode():
-        prepared, converted, exact = graph(images), qat.convert(graph, model).body(images), graph_free(model, images)
+        prepared, found, exact = graph(images), converted.body(images), graph_free(model, images)
     for key in prepared:
         noise = (prepared[key] - exact[key]).abs().mean()  # values rounded apart early differ in all that follows
-        assert (prepared[key] - converted[key]).abs().mean() <= 2.0 * noise + 1e-6, key
+        assert (prepared[key] - found[key]).abs().mean() <= 2.0 * noise + 1e-6, key
 
 
-def test_weights_and_biases_lie_on_the_grid_of_the_kernels(calibrated) -> None:
+def test_weights_and_biases_lie_on_the_grid_of_the_kernels(converted) -> None:
     """No converter can round them to another integer: each is a whole number of steps already."""
-    body, ops = qat.convert(*reversed(calibrated)).body, torch.ops.quantized_decomposed
+    body, ops = converted.body, torch.ops.quantized_decomposed
     seen = 0
     for layer in body.graph.find_nodes(op="call_function", target=torch.ops.aten.conv2d.default):
         x, weight, bias = layer.args[:3]
@@ -141,14 +156,13 @@ def graph_free(model: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor
     return model.features(images.permute(0, 3, 1, 2))
 
 
-def test_the_quantised_model_keeps_the_interface_and_stays_near_the_float_one(calibrated) -> None:
-    model, graph = calibrated
-    quantised = qat.convert(graph, model)
+def test_the_quantised_model_keeps_the_interface_and_stays_near_the_float_one(calibrated, converted) -> None:
+    model, _ = calibrated
     images = pictures(4)
     with torch.inference_mode():
-        outputs, exact = quantised(images), model(images)
+        outputs, exact = converted(images), model(images)
     assert tuple(outputs) == model.outputs.names
-    assert quantised.eval() is quantised
+    assert converted.eval() is converted
     assert (outputs["joints_uv"] - exact["joints_uv"]).abs().max() < 0.02
     assert (outputs["confidence"] - exact["confidence"]).abs().max() < 0.1
 
@@ -163,18 +177,21 @@ def test_fine_tuning_reaches_every_weight_through_the_fake_quant(calibrated) -> 
     assert silent == []
 
 
-def test_a_quantised_checkpoint_comes_back_as_it_was(calibrated, tmp_path: Path) -> None:
-    model, graph = calibrated
+def test_a_quantised_checkpoint_comes_back_as_it_was(calibrated, converted, tmp_path: Path) -> None:
+    _, graph = calibrated
     meta = checkpoint.Meta("test_dfmamba", {"depths": list(SMALL["depths"])}, step=7, stage=qat.STAGE)
     checkpoint.save(tmp_path, graph, meta)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.json", "model.safetensors"]  # no pickle
+    content = json.loads((tmp_path / checkpoint.META).read_text())
+    assert content.pop("scheme") == {}
+    (tmp_path / checkpoint.META).write_text(json.dumps(content))  # as from before schemes
     again = qat.load_quantized(tmp_path)
-    before = qat.convert(graph, model)
-    assert qat.activation_scales(again.body) == qat.activation_scales(before.body)
+    assert qat.activation_scales(again.body) == qat.activation_scales(converted.body)
     images = pictures(4, seed=2)
     with torch.inference_mode():
-        for key, tensor in before(images).items():
-            assert torch.allclose(again(images)[key], tensor, atol=2e-3), key
+        before, found = converted(images), again(images)
+    for key, tensor in before.items():
+        assert torch.allclose(found[key], tensor, atol=2e-3), key
 
 
 def test_a_float_checkpoint_is_refused(tmp_path: Path) -> None:
@@ -197,8 +214,8 @@ KEPT = ("backbone.stem.1.0", "backbone.stage3.0.enter")
 
 
 @pytest.fixture(scope="module")
-def chosen() -> tuple[nn.Module, torch.fx.GraphModule, qat.Scheme]:
-    """A float model, its calibrated graph with two layers kept in float32 and int8 scans, and that scheme."""
+def chosen() -> tuple[torch.fx.GraphModule, torch.fx.GraphModule, qat.Scheme]:
+    """A calibrated graph with two layers kept in float32 and int8 scans, what it becomes, and that scheme."""
     scheme = qat.Scheme(KEPT, int8_scans=True)
     model = lived_in("test_dfmamba")
     graph = qat.prepare(model, scheme)
@@ -206,25 +223,23 @@ def chosen() -> tuple[nn.Module, torch.fx.GraphModule, qat.Scheme]:
     with torch.no_grad():
         graph(pictures(16))
     qat.observe(graph, observers=False, fake_quant=True)
-    return model, graph, scheme
+    return graph, qat.convert(graph, model).body, scheme
 
 
 def test_a_kept_layer_is_float_and_its_neighbours_are_not(calibrated, chosen) -> None:
-    model, graph, _ = chosen
+    graph, body, _ = chosen
     every, fewer = layers(calibrated[1]), layers(graph)
     assert every.keys() - fewer.keys() == set(KEPT)
     assert fewer.keys() - every.keys() == {"backbone.stage3.0.mix"}  # the scan
-    body = qat.convert(graph, model).body
     for node in body.graph.find_nodes(op="call_function", target=torch.ops.aten.conv2d.default):
         if layer_name(node) in KEPT:
             assert node.args[1].op == "get_attr"  # float weights
 
 
 def test_a_kept_layer_computes_what_the_float_network_computes(chosen) -> None:
-    model, graph, _ = chosen
+    _, body, _ = chosen
     images = pictures(2)
-    float_stem = fold_batch_norms(model).backbone.stem
-    body = qat.convert(graph, model).body
+    float_stem = fold_batch_norms(lived_in("test_dfmamba")).backbone.stem
     convolutions = body.graph.find_nodes(op="call_function", target=torch.ops.aten.conv2d.default)
     layer = next(node for node in convolutions if layer_name(node) == KEPT[0])
     seen: dict[str, torch.Tensor] = {}
@@ -242,8 +257,7 @@ def test_a_kept_layer_computes_what_the_float_network_computes(chosen) -> None:
 
 
 def test_int8_scans_read_the_scale_of_the_layer_before_and_have_their_own(chosen) -> None:
-    model, graph, _ = chosen
-    body = qat.convert(graph, model).body
+    _, body, _ = chosen
     (scan,) = (node for node in body.graph.nodes if node.target in SCANS)
     ops = torch.ops.quantized_decomposed
     before, (after,) = scan.args[0], scan.users
@@ -257,30 +271,17 @@ def test_int8_scans_read_the_scale_of_the_layer_before_and_have_their_own(chosen
 
 
 def test_the_scheme_travels_with_the_checkpoint(chosen, tmp_path: Path) -> None:
-    model, graph, scheme = chosen
+    graph, body, scheme = chosen
     meta = checkpoint.Meta("test_dfmamba", SMALL, stage=qat.STAGE, scheme=scheme.as_dict())
     checkpoint.save(tmp_path, graph, meta)
     assert json.loads((tmp_path / checkpoint.META).read_text())["scheme"] == {
         "keep_float": list(KEPT),
         "int8_scans": True,
     }
-    again = qat.load_quantized(tmp_path)
-    assert qat.activation_scales(again.body) == qat.activation_scales(qat.convert(graph, model).body)
-    config = {"model": "test_dfmamba", "overrides": SMALL, "scheme": scheme.as_dict()}
-    rebuilt = qat.rebuild(checkpoint.load_tensors(tmp_path, checkpoint.MODEL, 0), config)
-    assert qat.activation_scales(rebuilt.body) == qat.activation_scales(again.body)
+    assert qat.activation_scales(qat.load_quantized(tmp_path).body) == qat.activation_scales(body)
+    config = {"model": "test_dfmamba", "overrides": SMALL}  # without the scheme another graph
     with pytest.raises(DataError, match="do not fit the quantised graph"):
-        qat.rebuild(checkpoint.load_tensors(tmp_path, checkpoint.MODEL, 0), config | {"scheme": {}})
-
-
-def test_a_checkpoint_from_before_schemes_loads(calibrated, tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, calibrated[1], checkpoint.Meta("test_dfmamba", SMALL, stage=qat.STAGE))
-    path = tmp_path / checkpoint.META
-    content = json.loads(path.read_text())
-    del content["scheme"]
-    path.write_text(json.dumps(content))
-    assert checkpoint.load_meta(tmp_path).scheme == {}
-    qat.load_quantized(tmp_path)
+        qat.rebuild(checkpoint.load_tensors(tmp_path, checkpoint.MODEL, 0), config)
 
 
 @pytest.mark.parametrize(

@@ -62,17 +62,17 @@ def test_training_stages_go_on_where_they_were(crop_shards, tmp_path):
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(DataError, match="the same command goes on from there"):
-        reproduce._train(recipe, out, None, stopping)
+        reproduce.trained(recipe, out, None, stopping)
     assert checkpoint.load_meta(out).step == 2
     seen.clear()
-    assert reproduce._train(recipe, out, None, seen.append) == out
+    assert reproduce.trained(recipe, out, None, seen.append) == out
     assert seen[0]["event"] == "start" and seen[0]["resumed"] and seen[0]["step"] == 2
     assert checkpoint.load_meta(out).step == 4
     seen.clear()
-    reproduce._train(recipe, out, None, seen.append)
+    reproduce.trained(recipe, out, None, seen.append)
     assert seen == []
     with pytest.raises(DataError, match="holds a run of another recipe"):
-        reproduce._train(reproduce.replace(recipe, lr=1.0), out, None, seen.append)
+        reproduce.trained(reproduce.replace(recipe, lr=1.0), out, None, seen.append)
 
 
 @pytest.mark.slow

@@ -49,9 +49,15 @@ def hopeless(tmp_path_factory: pytest.TempPathFactory, make_shard: Callable) -> 
     return folder, data
 
 
-def test_the_hopeless_layer_is_named_first(hopeless: tuple[Path, Path]) -> None:
+@pytest.fixture(scope="module")
+def prepared(hopeless: tuple[Path, Path]) -> tuple[torch.fx.GraphModule, torch.nn.Module]:
+    """Its graph and float model; tests switch the graph's rounding as they need it."""
+    return qat.load_prepared(hopeless[0])
+
+
+def test_the_hopeless_layer_is_named_first(hopeless: tuple[Path, Path], prepared) -> None:
     """Against the truth that the float network itself gives, so that all that int8 moves is lost."""
-    graph, model = qat.load_prepared(hopeless[0])
+    graph, model = prepared
     pool = Pool(hopeless[1], "val", "crop")
     images = CropBatches(pool, 64, None)(np.arange(12), np.random.default_rng(0))["image"]
     qat.observe(graph, observers=False, fake_quant=False)
@@ -78,8 +84,8 @@ def test_the_hopeless_layer_is_named_first(hopeless: tuple[Path, Path]) -> None:
     assert len(fractions) == len(changes) + 1
 
 
-def test_every_int8_layer_is_there_and_no_float_one(hopeless: tuple[Path, Path]) -> None:
-    graph, model = qat.load_prepared(hopeless[0])
+def test_every_int8_layer_is_there_and_no_float_one(prepared) -> None:
+    graph, model = prepared
     found = layers(graph)
     body = qat.convert(graph, model).body
     quantised = [n for n in body.graph.nodes if n.target is torch.ops.quantized_decomposed.quantize_per_channel.default]
@@ -97,7 +103,7 @@ def test_a_float_checkpoint_is_refused(hopeless: tuple[Path, Path], tmp_path: Pa
 
 
 def test_the_command_prints_the_table_and_keeps_it(
-    hopeless: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    hopeless: tuple[Path, Path], prepared, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     source, data = hopeless
     arguments = ("--sensitivity", "--model", str(source), "--data", str(data), "--count", "3", "--threads", "1")
@@ -107,7 +113,7 @@ def test_the_command_prints_the_table_and_keeps_it(
     assert not end.value.code
     kept = json.loads((source / "sensitivity.json").read_text())
     assert kept["samples"] == 3
-    assert len(kept["layers"]) == len(layers(qat.load_prepared(source)[0]))
+    assert len(kept["layers"]) == len(layers(prepared[0]))
     printed = capfd.readouterr().out
     assert "lost in int8, layer by layer, 3 samples" in printed
     assert all(cost["layer"] in printed for cost in kept["layers"])

@@ -200,6 +200,35 @@ def test_the_ablation_table_shows_changes_beside_the_noise():
     assert lines[4] == "| skin maps | +0.50 | +0.00 |"
 
 
-def test_a_run_that_is_done_is_not_repeated(tmp_path):
-    (tmp_path / "result.json").write_text(json.dumps({"name": "x"}))
-    assert ablation.run("x", 0, tmp_path, None) == {"name": "x"}
+@pytest.mark.slow
+def test_an_ablation_keeps_the_runs_that_are_done(crop_shards, tmp_path, monkeypatch):
+    """The command for real, in small: rendered, fine-tuned, measured; again, with nothing to do but the table."""
+    pytest.importorskip("safetensors")
+    from typer import Typer
+    from typer.testing import CliRunner
+
+    from edge_hands import models
+    from edge_hands.errors import DataError
+    from edge_hands.quantization import checkpoint
+
+    start, out = tmp_path / "start", tmp_path / "out"
+    checkpoint.save(start, models.create("test_dfmamba"), checkpoint.Meta("test_dfmamba"))
+    app = Typer()
+    app.command()(ablation.command)
+    words = ["--out", out, "--test", f"drawn={crop_shards}", "--start", start, "--assets", ASSETS, "--repeats", 1]
+    words += ["--only", "skin maps", "--count", 32, "--samples", 32, "--evaluate", 8]
+
+    def ablate(*changes) -> list[str]:
+        done = CliRunner().invoke(app, list(map(str, [*words, *changes])), catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.output.splitlines()
+
+    lines = ablate()
+    assert [json.loads(line)["name"] for line in lines[:2]] == ["everything", "skin maps"]
+    assert lines[2].startswith("| left out | drawn: error_2d_percent") and lines[-1].startswith("| skin maps |")
+    assert (out / "table.md").read_text().splitlines() == lines[2:]
+    made = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and path.name != "table.md"}
+    assert ablate() == lines
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+    with pytest.raises(DataError, match=r"made with other settings \(samples\)"):
+        ablate("--samples", 64)

@@ -9,7 +9,7 @@ that it can be stopped. ``everything`` runs with several seeds: their spread is 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +19,7 @@ from edge_hands.quantization.data.synthetic.backgrounds import BackgroundConfig
 from edge_hands.quantization.data.synthetic.config import SceneConfig
 from edge_hands.quantization.data.synthetic.pose import PoseShares
 from edge_hands.quantization.data.synthetic.sensor import SensorConfig
+from edge_hands.quantization.kept import kept
 
 EVERYTHING = "everything"
 #: What is switched off, by name of the ingredient.
@@ -59,16 +60,19 @@ def variant(name: str) -> SceneConfig:
 
 
 def run(name: str, repeat: int, out: Path, settings: Settings) -> dict:
-    """One fine-tune; returns its record and keeps it in ``out``/result.json."""
+    """The record of one fine-tune, made now or kept in ``out`` before. Raises DataError for one of other settings."""
+    told = {field: str(value) if isinstance(value, Path) else value for field, value in asdict(settings).items()}
+    told |= {"tests": {test: str(folder) for test, folder in settings.tests.items()}, "without": name, "repeat": repeat}
+    return kept(out, told, lambda: _finetune(name, repeat, out, settings))
+
+
+def _finetune(name: str, repeat: int, out: Path, settings: Settings) -> dict:
     from edge_hands.quantization import checkpoint
     from edge_hands.quantization.data.synthetic import writer
     from edge_hands.quantization.evaluate import evaluate_path
     from edge_hands.quantization.recipe import Recipe
     from edge_hands.quantization.train import train
 
-    done = out / "result.json"
-    if done.is_file():
-        return json.loads(done.read_text())
     meta = checkpoint.load_meta(settings.start)
     shards = out.parent / f"crops-{name.replace(' ', '-').replace(',', '')}"
     writer.write_shards(
@@ -98,9 +102,7 @@ def run(name: str, repeat: int, out: Path, settings: Settings) -> dict:
     for test, folder in settings.tests.items():
         found = evaluate_path(out, folder, settings.evaluate, threads=1)
         scores[test] = {metric: found[metric] for metric in _METRICS}
-    record = {"name": name, "repeat": repeat, "scores": scores}
-    done.write_text(json.dumps(record))
-    return record
+    return {"name": name, "repeat": repeat, "scores": scores}
 
 
 def table(records: list[dict]) -> str:
