@@ -24,8 +24,10 @@ typename S::F exp2(typename S::F z) {
   return exp2_product<S>(S::min(S::set(1e4f), S::max(S::set(-1e4f), z)), S::set(1.0f));
 }
 
+inline const LayerKernels* no_layers() { return nullptr; }
+
 template <class S>
-constexpr Row make_row(const char* name, bool (*supported)()) {
+constexpr Row make_row(const char* name, bool (*supported)(), const LayerKernels* (*layers)() = no_layers) {
   return {name,
           S::lanes,
           supported,
@@ -35,7 +37,8 @@ constexpr Row make_row(const char* name, bool (*supported)()) {
           backward<S>,
           map<S, exp2<S>>,
           map<S, softplus<S>>,
-          map<S, sigmoid<S>>};
+          map<S, sigmoid<S>>,
+          layers};
 }
 
 }  // namespace

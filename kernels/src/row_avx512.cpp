@@ -10,6 +10,6 @@ static bool has_avx512() {
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 
-const Row kRowAvx512 = make_row<Avx512>("avx512", has_avx512);
+const Row kRowAvx512 = make_row<Avx512>("avx512", has_avx512, avx512_layers);
 
 }  // namespace edge_hands

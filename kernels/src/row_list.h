@@ -10,4 +10,6 @@ extern const Row kRowAvx2;
 extern const Row kRowAvx512;
 extern const Row kRowNeon;
 
+const LayerKernels* avx512_layers();
+
 }  // namespace edge_hands

@@ -9,7 +9,7 @@
 extern "C" {
 
 enum TfLiteStatus { kTfLiteOk = 0, kTfLiteError = 1 };
-enum TfLiteType { kTfLiteFloat32 = 1, kTfLiteInt8 = 9 };
+enum TfLiteType { kTfLiteFloat32 = 1, kTfLiteInt32 = 2, kTfLiteInt8 = 9 };
 enum TfLiteBuiltinOperator { kTfLiteBuiltinCustom = 32, kTfLiteBuiltinDelegate = 51 };
 
 // A delegate that accepts a graph whose shapes are not all known yet. Without it the runtime prepares every node before
@@ -28,7 +28,28 @@ struct TfLiteQuantizationParams {
 
 struct TfLiteQuantization {
   int type;
-  void* params;
+  void* params;  // AffineQuantization where type is kAffineQuantization
+};
+constexpr int kAffineQuantization = 1;
+
+struct FloatArray {
+  int size;
+  float data[1];  // `size` of them
+};
+
+struct AffineQuantization {
+  FloatArray* scale;
+  TfLiteIntArray* zero_point;
+  int32_t quantized_dimension;
+};
+
+// TfLiteConvParams and TfLiteDepthwiseConvParams. Padding is 1 for same, 2 for valid; activation 0 for none, 1 for ReLU,
+// and the first member of the parameters of sums, differences and products.
+struct ConvParams {
+  int padding, stride_width, stride_height, activation, dilation_width, dilation_height;
+};
+struct DepthwiseParams {
+  int padding, stride_width, stride_height, depth_multiplier, activation, dilation_width, dilation_height;
 };
 
 struct TfLiteContext;

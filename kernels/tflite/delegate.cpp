@@ -13,7 +13,9 @@
 #include <vector>
 
 #include "abi.h"
+#include "claims.h"
 #include "edge_hands/rows.h"
+#include "program.h"
 #include "scan_node.h"
 
 namespace edge_hands::tflite {
@@ -26,13 +28,26 @@ struct Delegate {
   TfLiteDelegate face{};
   const Row* row = nullptr;
   int threads = 0;  // 0: the interpreter's
+  int layers = -1;  // whether int8 layers are taken; -1: where the row has fast ones, and one thread is to run them
 };
 
 // The user data of one delegate node: neighbours among our nodes share one.
 struct Partition {
-  std::vector<ScanNode> nodes;
-  OwnTensors own;
+  std::vector<ScanNode> scans;
+  std::unique_ptr<Program> program;  // null for scans alone
+  Places places;                     // of what lies between scans alone
+  std::vector<std::unique_ptr<Memory>> memory;
 };
+
+int thread_count(const TfLiteContext* context, const Delegate& delegate) {
+  const int given = context->recommended_num_threads > 0 ? context->recommended_num_threads : 1;
+  return delegate.threads ? delegate.threads : given;
+}
+
+bool takes_layers(const TfLiteContext* context, const Delegate& delegate) {
+  if (delegate.layers == 0 || !delegate.row->layers()) return false;
+  return delegate.layers == 1 || (delegate.row->lanes > 1 && thread_count(context, delegate) == 1);
+}
 
 // Runs `body`, which returns "" or what is wrong, and reports that and whatever it throws.
 template <typename Body>
@@ -62,15 +77,23 @@ void* init(TfLiteContext* context, const char* buffer, size_t) noexcept {
   const auto* params = reinterpret_cast<const TfLiteDelegateParams*>(buffer);
   const TfLiteStatus status = guarded(context, "edge_hands", [&]() -> std::string {
     made = std::make_unique<Partition>();
+    const Graph graph(context, *params->nodes_to_replace);
     for (int i = 0; i < params->nodes_to_replace->size; ++i) {
+      if (!graph.nodes()[size_t(i)].scan) continue;
       TfLiteNode* node;
       TfLiteRegistration* registration;
-      const int index = params->nodes_to_replace->data[i];
-      if (context->GetNodeAndRegistration(context, index, &node, &registration) != kTfLiteOk)
+      if (context->GetNodeAndRegistration(context, params->nodes_to_replace->data[i], &node, &registration) != kTfLiteOk)
         return "the runtime does not give a node that it offered.";
-      const ScanNode& ours = made->nodes.emplace_back(*node, *registration);
-      if (!holds(*params->output_tensors, ours.output())) made->own[ours.output()];
+      made->scans.emplace_back(*node, *registration);
     }
+    if (made->scans.size() < graph.nodes().size()) {
+      const auto& delegate = *static_cast<const Delegate*>(params->delegate->data);
+      made->program = std::make_unique<Program>(context, graph, *params->output_tensors, made->scans, *delegate.row);
+      return "";
+    }
+    made->places.assign(context->tensors_size, nullptr);
+    for (const ScanNode& scan : made->scans)
+      made->memory.push_back(holds(*params->output_tensors, scan.output()) ? nullptr : std::make_unique<Memory>(0));
     return "";
   });
   return status == kTfLiteOk ? made.release() : nullptr;
@@ -81,20 +104,30 @@ void release(TfLiteContext*, void* partition) noexcept { delete static_cast<Part
 TfLiteStatus prepare(TfLiteContext* context, TfLiteNode* node) noexcept {
   auto* partition = static_cast<Partition*>(node->user_data);
   if (!partition) return kTfLiteError;  // init has reported why
-  for (ScanNode& ours : partition->nodes)
-    if (guarded(context, ours.name(), [&] { return ours.prepare(context, partition->own); }) != kTfLiteOk)
-      return kTfLiteError;
-  return kTfLiteOk;
+  for (size_t i = 0; i < partition->scans.size(); ++i) {
+    ScanNode& scan = partition->scans[i];
+    const TfLiteStatus status = guarded(context, scan.name(), [&] {
+      const std::string error = scan.prepare(context);
+      if (error.empty() && !partition->program && partition->memory[i]) {
+        partition->memory[i] = std::make_unique<Memory>(scan.output_bytes());
+        partition->places[size_t(scan.output())] = partition->memory[i]->get();
+      }
+      return error;
+    });
+    if (status != kTfLiteOk) return status;
+  }
+  if (!partition->program) return kTfLiteOk;
+  return guarded(context, "edge_hands", [&] { return partition->program->check(context); });
 }
 
 TfLiteStatus invoke(TfLiteContext* context, TfLiteNode* node) noexcept {
   auto* partition = static_cast<Partition*>(node->user_data);
   const auto& delegate = *static_cast<const Delegate*>(node->delegate->data);
-  const int given = context->recommended_num_threads > 0 ? context->recommended_num_threads : 1;
-  const int threads = delegate.threads ? delegate.threads : given;
-  for (const ScanNode& ours : partition->nodes) {
-    const auto run = [&] { return ours.run(context, partition->own, *delegate.row, threads); };
-    if (guarded(context, ours.name(), run) != kTfLiteOk) return kTfLiteError;
+  if (partition->program) return guarded(context, "edge_hands", [&] { return partition->program->run(context); });
+  const int threads = thread_count(context, delegate);
+  for (const ScanNode& scan : partition->scans) {
+    const auto run = [&] { return scan.run(context, partition->places, *delegate.row, threads); };
+    if (guarded(context, scan.name(), run) != kTfLiteOk) return kTfLiteError;
   }
   return kTfLiteOk;
 }
@@ -104,14 +137,11 @@ TfLiteStatus claim(TfLiteContext* context, TfLiteDelegate* delegate) noexcept {
   return guarded(context, "edge_hands", [&]() -> std::string {
     TfLiteIntArray* plan;
     if (context->GetExecutionPlan(context, &plan) != kTfLiteOk) return "the runtime gives no execution plan.";
+    const Graph graph(context, *plan);
+    const auto wanted = claimed_nodes(graph, takes_layers(context, *static_cast<const Delegate*>(delegate->data)));
     std::vector<int> taken{0};  // a TfLiteIntArray: its size, then the indices
-    for (int i = 0; i < plan->size; ++i) {
-      TfLiteNode* node;
-      TfLiteRegistration* registration;
-      if (context->GetNodeAndRegistration(context, plan->data[i], &node, &registration) != kTfLiteOk)
-        return "the runtime does not give a node of its plan.";
-      if (ScanNode::is_ours(*registration)) taken.push_back(plan->data[i]);
-    }
+    for (size_t i = 0; i < wanted.size(); ++i)
+      if (wanted[i]) taken.push_back(graph.nodes()[i].index);
     taken[0] = int(taken.size()) - 1;
     if (!taken[0]) return "";
     TfLiteRegistration kernel{};
@@ -130,7 +160,11 @@ TfLiteStatus claim(TfLiteContext* context, TfLiteDelegate* delegate) noexcept {
 }
 
 std::string set_option(Delegate& delegate, const std::string& key, const char* value) {
-  if (key != "threads") return "unknown option " + key + "; there is threads.";
+  if (key == "layers" && (!std::strcmp(value, "0") || !std::strcmp(value, "1"))) {
+    delegate.layers = value[0] - '0';
+    return "";
+  }
+  if (key != "threads") return "unknown option " + key + "; there are threads and layers, the latter 0 or 1.";
   char* end = nullptr;
   const long threads = std::strtol(value, &end, 10);
   if (end == value || *end || threads < 1 || threads > kMaxThreads)

@@ -102,7 +102,7 @@ ScanNode::ScanNode(const TfLiteNode& node, const TfLiteRegistration& registratio
 
 const char* ScanNode::name() const { return deformable_ ? kDeformable : kSelective; }
 
-std::string ScanNode::prepare(TfLiteContext* context, OwnTensors& own) {
+std::string ScanNode::prepare(TfLiteContext* context) {
   const size_t count = deformable_ ? kCount : kCount - 2;
   if (inputs_.size() != count || outputs_ != 1)
     return "expected " + std::to_string(count) + " inputs and 1 output, found " + std::to_string(inputs_.size()) +
@@ -129,15 +129,14 @@ std::string ScanNode::prepare(TfLiteContext* context, OwnTensors& own) {
   TfLiteIntArray* dims = copy_dims(*context->tensors[inputs_[0]].dims);
   if (!dims || context->ResizeTensor(context, &y, dims) != kTfLiteOk)
     return "y: the runtime cannot give it the shape of x.";
-  const auto mine = own.find(output_);
-  if (mine != own.end()) mine->second.resize(bytes_of(y, shapes.x));
+  output_bytes_ = bytes_of(y, shapes.x);
   return "";
 }
 
-std::string ScanNode::run(TfLiteContext* context, OwnTensors& own, const Row& row, int threads) const {
+std::string ScanNode::run(TfLiteContext* context, const Places& places, const Row& row, int threads) const {
   const auto data = [&](int index) -> void* {
-    const auto mine = own.find(index);
-    return mine == own.end() ? context->tensors[index].data : mine->second.data();
+    void* mine = size_t(index) < places.size() ? places[size_t(index)] : nullptr;
+    return mine ? mine : context->tensors[index].data;
   };
   Scan scan = scan_;
   ScanOutput output = scan_output_;

@@ -8,7 +8,6 @@
 #pragma once
 
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 #include "abi.h"
@@ -17,8 +16,8 @@
 
 namespace edge_hands::tflite {
 
-// Tensors between two nodes of one delegate node: the runtime plans no memory for them.
-using OwnTensors = std::unordered_map<int, std::vector<char>>;
+// Where the data of tensors is whose memory is ours, by their index; null: where the runtime says.
+using Places = std::vector<void*>;
 
 class ScanNode {
  public:
@@ -30,17 +29,21 @@ class ScanNode {
   const char* name() const;
   int output() const { return output_; }
 
-  // Checks options, types and shapes, and gives the output its shape, in `own` if it is there. Called again after the
-  // inputs have been resized.
-  std::string prepare(TfLiteContext* context, OwnTensors& own);
+  const std::vector<int>& inputs() const { return inputs_; }
 
-  std::string run(TfLiteContext* context, OwnTensors& own, const Row& row, int threads) const;
+  // Checks options, types and shapes, and gives the output its shape. Called again after the inputs have been resized.
+  std::string prepare(TfLiteContext* context);
+
+  // The size of the output, once prepared.
+  size_t output_bytes() const { return output_bytes_; }
+
+  std::string run(TfLiteContext* context, const Places& places, const Row& row, int threads) const;
 
  private:
   bool deformable_;
   std::vector<int> inputs_;
   int output_ = -1;
-  size_t outputs_;
+  size_t outputs_, output_bytes_ = 0;
   std::vector<char> options_;
   Scan scan_;  // sizes and quantisation; pointers are set for each run
   ScanOutput scan_output_;

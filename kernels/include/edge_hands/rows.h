@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "edge_hands/layers.h"
 #include "edge_hands/scan.h"
 
 namespace edge_hands {
@@ -27,6 +28,9 @@ struct Row {
   void (*exp2)(const float* in, float* out, int64_t n);
   void (*softplus)(const float* in, float* out, int64_t n);
   void (*sigmoid)(const float* in, float* out, int64_t n);
+
+  // int8 layers; null where the row has none or this CPU lacks what they need.
+  const LayerKernels* (*layers)();
 };
 
 // All rows of this build, slowest first.

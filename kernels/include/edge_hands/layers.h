@@ -1,0 +1,131 @@
+// int8 layers and what lies between them, on raw pointers: convolutions with everything that follows one in a network
+// fused to its end. They exist for CPUs where they beat a runtime's own (rows.h says which); elsewhere the runtime's
+// are used.
+//
+// An int8 value q is held as the byte q + 128, in a map (height, width, channels) with a border of `border` pixels that
+// hold the zero point: a 3 x 3 layer reads it where the image ends. Zero points here are those of bytes, too.
+//
+//   layer      sum   = bias[n] + sum_k (byte_k - zero) weight[n][k]           exact, int32
+//              q     = clamp(round(float(sum) scale[n]) + zero, low, 255)     halves to even
+//   then       value = step (q - zero), combined with another tensor's value, each operation rounded once to float32
+//   to int8    q     = clamp(round(value inverse) + zero, 0, 255)
+//
+// That is the arithmetic of XNNPACK and of export_targets/integer.py, bit for bit. A float32 layer adds its products in
+// the order of the inputs, from the bias on, with fma.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace edge_hands {
+
+// Output channels that weights are packed for together; 4 inputs of each lie side by side.
+constexpr int64_t kLayerLanes = 16;
+constexpr int64_t kLayerInputs = 4;
+// Bytes or floats that a kernel may read, not use, behind a tensor's end.
+constexpr size_t kLayerSlack = 64;
+
+struct Bytes {
+  uint8_t* data = nullptr;  // channel 0 of pixel (0, 0), inside the border
+  int32_t height = 0, width = 0, channels = 0, border = 0;
+
+  int64_t pitch() const { return int64_t(width + 2 * border) * channels; }
+  int64_t pixels() const { return int64_t(height) * width; }
+};
+
+// Values of (pixels, channels): float32, channels last and contiguous, or a map of bytes that stand for step (q - zero).
+struct Operand {
+  const float* values = nullptr;
+  Bytes bytes;
+  float step = 1.0f;
+  int32_t zero = 0;
+};
+
+// Where values go: float32, bytes, or both.
+struct Target {
+  float* values = nullptr;
+  Bytes bytes;  // data is null: none
+  float inverse = 1.0f;
+  int32_t zero = 0;
+};
+
+enum class Combine {
+  kNothing,       // value
+  kAdd,           // value + other
+  kMultiply,      // value other
+  kMultiplyInt8,  // bytes of value and other: float((q - zero) (other q - other zero)) product, rounded to bytes only
+  kAffine,        // value factor - shift
+};
+
+// What becomes of values: combined with another operand's, and kept.
+struct Finish {
+  Combine combine = Combine::kNothing;
+  Operand other;
+  float product = 1.0f;
+  float factor = 1.0f, shift = 0.0f;
+  Target target;
+};
+
+// Of one int8 layer: side x side, the same padding on every side, which the border of `in` must hold.
+struct Convolution {
+  Bytes in;
+  int32_t in_zero = 0;
+  int32_t side = 1, stride = 1, padding = 0;
+  int32_t height = 0, width = 0, channels = 0;  // of the output
+  // Packed, (channels / 16, side, ceil(side inputs / 4), 16, 4), missing ones 0; bias less (zero sum of weights).
+  const int8_t* weight = nullptr;
+  const int32_t* bias = nullptr;  // whole vectors, as is scale
+  const float* scale = nullptr;
+  float step = 1.0f;  // of the result q, with its zero point and its least value
+  int32_t zero = 0, low = 0;
+  Finish finish;  // kNothing with only bytes to write takes q as it is
+};
+
+// Depth-wise, 3 x 3, stride 1, padding 1.
+struct Depthwise {
+  Bytes in, out;
+  const int32_t* weight = nullptr;  // (9, channels), whole vectors as are bias, from which zero sum of weights is taken
+  const int32_t* bias = nullptr;
+  const float* scale = nullptr;
+  int32_t zero = 0, low = 0;
+};
+
+// float32 (rows, inputs) -> (rows, outputs).
+struct Linear {
+  int64_t rows = 0, inputs = 0, outputs = 0;
+  const float* x = nullptr;
+  const float* weight = nullptr;  // packed, (outputs / 16, inputs, 16), missing ones 0
+  const float* bias = nullptr;    // whole vectors
+  float* y = nullptr;
+};
+
+// The kernels of one row.
+struct LayerKernels {
+  void (*convolve)(const Convolution&);
+  void (*depthwise)(const Depthwise&);
+  void (*linear)(const Linear&);
+  // `rows` rows of `width` values: the rows of an image where there are maps, whose pixels lie side by side.
+  void (*combine)(const Operand& value, int64_t rows, int64_t width, const Finish&);
+};
+
+inline int64_t whole(int64_t count, int64_t part) { return (count + part - 1) / part; }
+
+// Bytes of a packed convolution's weights; packs (outputs, side, side, inputs) and puts the input's zero point into the
+// bias. Vectors of bias and scale hold whole(outputs, 16) * 16.
+size_t packed_bytes(int64_t outputs, int64_t side, int64_t inputs);
+void pack_convolution(const int8_t* weight, const int32_t* bias, int64_t outputs, int64_t side, int64_t inputs,
+                      int32_t in_zero, int8_t* packed, int32_t* packed_bias);
+// (3, 3, channels) to Depthwise's.
+void pack_depthwise(const int8_t* weight, const int32_t* bias, int64_t channels, int32_t in_zero, int32_t* packed,
+                    int32_t* packed_bias);
+// (outputs, inputs) to Linear's.
+void pack_linear(const float* weight, int64_t outputs, int64_t inputs, float* packed);
+// y = x / sqrt(mean(x^2) + epsilon) over `count` of each row's `pitch` floats; y is contiguous.
+void unit_rms(const float* x, int64_t rows, int64_t pitch, int64_t count, float epsilon, float* y);
+// Every pixel, of `pixel` bytes, four times; pitches are those of rows, in bytes.
+void double_size(const uint8_t* x, int64_t x_pitch, int64_t height, int64_t width, size_t pixel, uint8_t* y,
+                 int64_t y_pitch);
+// Every pixel of the border becomes `zero`.
+void fill_border(const Bytes& map, int32_t zero);
+
+}  // namespace edge_hands

@@ -1,0 +1,82 @@
+// Packing of weights, the same for every row.
+#include "edge_hands/layers.h"
+
+#include <cmath>
+#include <cstring>
+
+namespace edge_hands {
+
+size_t packed_bytes(int64_t outputs, int64_t side, int64_t inputs) {
+  return size_t(whole(outputs, kLayerLanes) * side * whole(side * inputs, kLayerInputs) * kLayerLanes * kLayerInputs);
+}
+
+void pack_convolution(const int8_t* weight, const int32_t* bias, int64_t outputs, int64_t side, int64_t inputs,
+                      int32_t in_zero, int8_t* packed, int32_t* packed_bias) {
+  const int64_t run = side * inputs, steps = whole(run, kLayerInputs);
+  std::memset(packed, 0, packed_bytes(outputs, side, inputs));
+  for (int64_t n = 0; n < whole(outputs, kLayerLanes) * kLayerLanes; ++n) {
+    packed_bias[n] = 0;
+    if (n >= outputs) continue;
+    int8_t* block = packed + n / kLayerLanes * side * steps * kLayerLanes * kLayerInputs;
+    int64_t sum = 0;
+    for (int64_t y = 0; y < side; ++y)
+      for (int64_t k = 0; k < run; ++k) {
+        const int8_t w = weight[(n * side + y) * run + k];
+        block[((y * steps + k / kLayerInputs) * kLayerLanes + n % kLayerLanes) * kLayerInputs + k % kLayerInputs] = w;
+        sum += w;
+      }
+    packed_bias[n] = int32_t((bias ? bias[n] : 0) - in_zero * sum);
+  }
+}
+
+void pack_depthwise(const int8_t* weight, const int32_t* bias, int64_t channels, int32_t in_zero, int32_t* packed,
+                    int32_t* packed_bias) {
+  const int64_t width = whole(channels, kLayerLanes) * kLayerLanes;
+  for (int64_t n = 0; n < width; ++n) {
+    int64_t sum = 0;
+    for (int64_t k = 0; k < 9; ++k) {
+      packed[k * width + n] = n < channels ? weight[k * channels + n] : 0;
+      sum += packed[k * width + n];
+    }
+    packed_bias[n] = n < channels ? int32_t((bias ? bias[n] : 0) - in_zero * sum) : 0;
+  }
+}
+
+void pack_linear(const float* weight, int64_t outputs, int64_t inputs, float* packed) {
+  for (int64_t n = 0; n < whole(outputs, kLayerLanes) * kLayerLanes; ++n)
+    for (int64_t k = 0; k < inputs; ++k)
+      packed[(n / kLayerLanes * inputs + k) * kLayerLanes + n % kLayerLanes] = n < outputs ? weight[n * inputs + k] : 0;
+}
+
+void unit_rms(const float* x, int64_t rows, int64_t pitch, int64_t count, float epsilon, float* y) {
+  for (int64_t t = 0; t < rows; ++t, x += pitch, y += count) {
+    float sum = 0.0f;
+    for (int64_t i = 0; i < count; ++i) sum += x[i] * x[i];
+    const float inverse = 1.0f / std::sqrt(sum / float(count) + epsilon);
+    for (int64_t i = 0; i < count; ++i) y[i] = x[i] * inverse;
+  }
+}
+
+void double_size(const uint8_t* x, int64_t x_pitch, int64_t height, int64_t width, size_t pixel, uint8_t* y,
+                 int64_t y_pitch) {
+  for (int64_t row = 0; row < height; ++row, x += x_pitch, y += 2 * y_pitch) {
+    for (int64_t i = 0; i < width; ++i)
+      for (int64_t twice = 0; twice < 2; ++twice) std::memcpy(y + (2 * i + twice) * int64_t(pixel), x + i * int64_t(pixel), pixel);
+    std::memcpy(y + y_pitch, y, size_t(2 * width) * pixel);
+  }
+}
+
+void fill_border(const Bytes& map, int32_t zero) {
+  const int64_t pitch = map.pitch(), edge = int64_t(map.border) * map.channels;
+  for (int64_t y = -map.border; y < map.height + map.border; ++y) {
+    uint8_t* row = map.data + y * pitch - edge;
+    if (y < 0 || y >= map.height) {
+      std::memset(row, zero, size_t(pitch));
+    } else if (edge) {
+      std::memset(row, zero, size_t(edge));
+      std::memset(row + pitch - edge, zero, size_t(edge));
+    }
+  }
+}
+
+}  // namespace edge_hands

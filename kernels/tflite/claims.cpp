@@ -1,0 +1,200 @@
+#include "claims.h"
+
+#include <algorithm>
+
+namespace edge_hands::tflite {
+
+namespace {
+
+constexpr int kSame = 1, kValid = 2, kRelu = 1;
+
+// The scales of int8 weights, one for each output channel of `axis`, all without a zero point.
+bool has_channel_scales(const TfLiteTensor& weight, int axis) {
+  if (!is_constant(weight) || weight.type != kTfLiteInt8 || weight.quantization.type != kAffineQuantization) return false;
+  const auto* affine = static_cast<const AffineQuantization*>(weight.quantization.params);
+  if (!affine || !affine->scale || !affine->zero_point || affine->scale->size != weight.dims->data[axis]) return false;
+  const int* zeros = affine->zero_point->data;
+  return std::all_of(zeros, zeros + affine->zero_point->size, [](int zero) { return zero == 0; });
+}
+
+bool is_bias(const Graph& graph, const Node& node, int type, int channels) {
+  if (node.inputs.size() != 3) return false;
+  const TfLiteTensor& bias = graph.tensor(node.inputs[2]);
+  return is_constant(bias) && bias.type == type && bias.bytes == size_t(channels) * 4;
+}
+
+bool is_int8_convolution(const Graph& g, const Node& n) {
+  if (n.inputs.size() != 3) return false;
+  const TfLiteTensor &x = g.tensor(n.inputs[0]), &w = g.tensor(n.inputs[1]), &y = g.tensor(n.outputs[0]);
+  const Image in = image_of(x), out = image_of(y);
+  if (!in || !out || !is_int8(x) || !is_int8(y) || !w.dims || w.dims->size != 4 || !has_channel_scales(w, 0)) return false;
+  const int side = w.dims->data[1], stride = n.conv.stride_height;
+  if (w.dims->data[0] != out.channels || w.dims->data[2] != side || w.dims->data[3] != in.channels) return false;
+  if ((side != 1 && side != 3) || (stride != 1 && stride != 2) || n.conv.stride_width != stride) return false;
+  if (n.conv.dilation_height != 1 || n.conv.dilation_width != 1 || n.conv.activation > kRelu) return false;
+  if (n.conv.padding != kValid && !(n.conv.padding == kSame && (stride == 1 || side == 1))) return false;
+  const int around = 2 * own_padding(g, n);
+  return is_bias(g, n, kTfLiteInt32, out.channels) && out.height == (in.height + around - side) / stride + 1 &&
+         out.width == (in.width + around - side) / stride + 1;
+}
+
+bool is_int8_depthwise(const Graph& g, const Node& n) {
+  if (n.inputs.size() != 3) return false;
+  const TfLiteTensor &x = g.tensor(n.inputs[0]), &w = g.tensor(n.inputs[1]), &y = g.tensor(n.outputs[0]);
+  const Image in = image_of(x), out = image_of(y);
+  if (!in || !(in == out) || !is_int8(x) || !is_int8(y) || !w.dims || w.dims->size != 4) return false;
+  const int* d = w.dims->data;
+  return d[0] == 1 && d[1] == 3 && d[2] == 3 && d[3] == in.channels && has_channel_scales(w, 3) &&
+         n.conv.stride_height == 1 && n.conv.stride_width == 1 && n.conv.dilation_height == 1 &&
+         n.conv.dilation_width == 1 && n.conv.padding == kSame && n.conv.activation <= kRelu &&
+         is_bias(g, n, kTfLiteInt32, in.channels);
+}
+
+// 1 x 1.
+bool is_float_convolution(const Graph& g, const Node& n) {
+  if (n.inputs.size() != 3) return false;
+  const TfLiteTensor &x = g.tensor(n.inputs[0]), &w = g.tensor(n.inputs[1]), &y = g.tensor(n.outputs[0]);
+  const Image in = image_of(x), out = image_of(y);
+  if (!in || !out || !is_float(x) || !is_float(y) || !is_float(w) || !is_constant(w) || !w.dims) return false;
+  const int* d = w.dims->data;
+  return w.dims->size == 4 && d[0] == out.channels && d[1] == 1 && d[2] == 1 && d[3] == in.channels &&
+         in.height == out.height && in.width == out.width && n.conv.stride_height == 1 && n.conv.stride_width == 1 &&
+         !n.conv.activation && is_bias(g, n, kTfLiteFloat32, out.channels);
+}
+
+bool is_doubling(const Graph& g, const Node& n) {
+  const TfLiteTensor &x = g.tensor(n.inputs[0]), &y = g.tensor(n.outputs[0]);
+  const Image in = image_of(x), out = image_of(y);
+  const bool rounds_alike = x.type == y.type && (is_float(x) || (is_int8(x) && is_int8(y)));
+  return in && rounds_alike && !n.conv.activation && x.dims->size == 4 &&
+         out == Image{2 * in.height, 2 * in.width, in.channels};
+}
+
+// The product or sum of two tensors that are computed, of one shape.
+bool is_pairwise(const Graph& g, const Node& n) {
+  const TfLiteTensor &a = g.tensor(n.inputs[0]), &b = g.tensor(n.inputs[1]), &y = g.tensor(n.outputs[0]);
+  if (n.conv.activation || !same_shape(a, b) || !same_shape(a, y) || !image_of(y)) return false;
+  if (is_constant(a) || is_constant(b)) return false;
+  return (is_float(a) && is_float(b) && is_float(y)) || (n.code == kMul && is_int8(a) && is_int8(b) && is_int8(y));
+}
+
+// Whether a node, taken alone, is one that we can run.
+bool is_known(const Graph& g, const Node& n) {
+  const TfLiteTensor &x = g.tensor(n.inputs[0]), &y = g.tensor(n.outputs[0]);
+  switch (n.code) {
+    case kConv:
+      return is_int8_convolution(g, n) || is_float_convolution(g, n);
+    case kDepthwise:
+      return is_int8_depthwise(g, n);
+    case kQuantize:
+      return is_float(x) && is_int8(y) && image_of(y) && same_shape(x, y);
+    case kDequantize:
+      return is_int8(x) && is_float(y) && image_of(y) && same_shape(x, y);
+    case kAdd:
+    case kMul:
+      return is_pairwise(g, n);
+    case kResizeNearest:
+      return is_doubling(g, n);
+    case kPad:
+      return padding_of(g, n) > 0;
+    case kReshape:
+      return image_of(x) && image_of(y) && elements(x) == elements(y) && (is_float(x) || is_int8(x)) && x.type == y.type;
+    default:
+      return false;
+  }
+}
+
+}  // namespace
+
+int padding_of(const Graph& g, const Node& pad) {
+  const TfLiteTensor &x = g.tensor(pad.inputs[0]), &y = g.tensor(pad.outputs[0]);
+  const std::vector<int> sizes = constant_ints(g.tensor(pad.inputs[1]));
+  if (pad.code != kPad || !is_int8(x) || !is_int8(y) || !image_of(x) || sizes.size() != 8) return -1;
+  const int edge = sizes[2];
+  return sizes == std::vector<int>{0, 0, edge, edge, edge, edge, 0, 0} ? edge : -1;
+}
+
+int own_padding(const Graph& g, const Node& n) {
+  return n.conv.padding == kSame && n.conv.stride_height == 1 ? (g.tensor(n.inputs[1]).dims->data[1] - 1) / 2 : 0;
+}
+
+int transposed_back(const Graph& g, const Node& back) {
+  const Node* there = g.maker(back.inputs[0]);
+  if (back.code != kTranspose || !there || there->code != kTranspose) return -1;
+  const std::vector<int> first = constant_ints(g.tensor(there->inputs[1])), second = constant_ints(g.tensor(back.inputs[1]));
+  if (first.size() != second.size() || first.empty()) return -1;
+  for (size_t i = 0; i < first.size(); ++i)
+    if (second[i] < 0 || size_t(second[i]) >= first.size() || first[size_t(second[i])] != int(i)) return -1;
+  return there->inputs[0];
+}
+
+Affine affine_before(const Graph& g, const Node& quantize) {
+  const Node* difference = g.maker(quantize.inputs[0]);
+  if (!difference || difference->code != kSub || difference->conv.activation || !g.reader(difference->outputs[0])) return {};
+  const Node* product = g.maker(difference->inputs[0]);
+  if (!product || product->code != kMul || product->conv.activation || !g.reader(product->outputs[0])) return {};
+  const TfLiteTensor &shift = g.tensor(difference->inputs[1]), &factor = g.tensor(product->inputs[1]);
+  const TfLiteTensor& x = g.tensor(product->inputs[0]);
+  if (!is_scalar(shift) || !is_scalar(factor) || !is_float(x) || !same_shape(x, g.tensor(quantize.outputs[0]))) return {};
+  return {product, difference, *static_cast<const float*>(factor.data), *static_cast<const float*>(shift.data)};
+}
+
+std::vector<bool> claimed_nodes(const Graph& graph, bool layers) {
+  const std::vector<Node>& nodes = graph.nodes();
+  std::vector<bool> taken(nodes.size());
+  for (size_t i = 0; i < nodes.size(); ++i) taken[i] = nodes[i].scan;
+  const auto is_layer = [&](const Node& n) { return n.code == kConv && is_int8_convolution(graph, n); };
+  if (!layers || std::none_of(nodes.begin(), nodes.end(), is_layer)) return taken;
+
+  const auto made_by_us = [&](int tensor) {
+    const Node* maker = graph.maker(tensor);
+    return maker && taken[size_t(graph.position(*maker))];
+  };
+  for (size_t i = 0; i < nodes.size(); ++i) {
+    const Node& node = nodes[i];
+    if (taken[i] || node.inputs.empty() || node.outputs.empty()) continue;
+    if (node.code == kRsqrt) {
+      if (const UnitRms found = unit_rms_at(graph, node); found && made_by_us(found.x))
+        for (const int part : found.nodes) taken[size_t(part)] = true;
+    } else if (node.code == kTranspose) {
+      if (const int source = transposed_back(graph, node); source >= 0 && made_by_us(source))
+        taken[i] = taken[size_t(graph.position(*graph.maker(node.inputs[0])))] = true;
+    } else if (is_known(graph, node)) {
+      // Layers begin anywhere; what lies between them is ours only behind something that is.
+      const bool begins = is_layer(node) || node.code == kQuantize || node.code == kPad;
+      taken[i] = begins || std::any_of(node.inputs.begin(), node.inputs.end(), made_by_us);
+      if (const Affine affine = node.code == kQuantize ? affine_before(graph, node) : Affine{})
+        taken[size_t(graph.position(*affine.product))] = taken[size_t(graph.position(*affine.difference))] = true;
+    }
+  }
+
+  // Taken back where what they hand on would have to be made after all.
+  for (bool changed = true; changed;) {
+    changed = false;
+    for (size_t i = 0; i < nodes.size(); ++i) {
+      const Node& node = nodes[i];
+      if (!taken[i] || node.scan) continue;
+      const auto all_readers = [&](auto wanted) {
+        const auto& readers = graph.readers(node.outputs[0]);
+        return !readers.empty() && std::all_of(readers.begin(), readers.end(), [&](int r) {
+          return taken[size_t(r)] && wanted(nodes[size_t(r)]);
+        });
+      };
+      bool keep = true;
+      if (node.code == kPad)
+        keep = all_readers([&](const Node& r) { return r.code == kConv && r.conv.padding == kValid && is_layer(r); });
+      if (node.code == kTranspose && transposed_back(graph, node) < 0)
+        keep = all_readers([&](const Node& r) { return transposed_back(graph, r) >= 0; });
+      if (node.code == kTranspose && transposed_back(graph, node) >= 0)
+        keep = taken[size_t(graph.position(*graph.maker(node.inputs[0])))];
+      if (node.code == kReshape && is_int8(graph.tensor(node.inputs[0])))
+        keep = all_readers([](const Node& r) { return r.code == kDequantize; });
+      if (node.code == kReshape && is_float(graph.tensor(node.inputs[0])))
+        keep = made_by_us(node.inputs[0]) && all_readers([](const Node&) { return true; });
+      if (!keep) taken[i] = false, changed = true;
+    }
+  }
+  return taken;
+}
+
+}  // namespace edge_hands::tflite

@@ -1,0 +1,127 @@
+#include "graph.h"
+
+#include <cstring>
+#include <stdexcept>
+
+#include "scan_node.h"
+
+namespace edge_hands::tflite {
+
+namespace {
+
+constexpr int kMmapRo = 1;  // TfLiteAllocationType of what lies in the file
+
+}  // namespace
+
+Graph::Graph(TfLiteContext* context, const TfLiteIntArray& indices)
+    : context_(context), maker_(context->tensors_size, -1), readers_(context->tensors_size) {
+  for (int i = 0; i < indices.size; ++i) {
+    TfLiteNode* node;
+    TfLiteRegistration* registration;
+    if (context->GetNodeAndRegistration(context, indices.data[i], &node, &registration) != kTfLiteOk)
+      throw std::runtime_error("the runtime does not give a node of its plan.");
+    Node made;
+    made.index = indices.data[i];
+    made.code = registration->builtin_code;
+    made.scan = ScanNode::is_ours(*registration);
+    made.inputs.assign(node->inputs->data, node->inputs->data + node->inputs->size);
+    made.outputs.assign(node->outputs->data, node->outputs->data + node->outputs->size);
+    if (node->builtin_data) {
+      if (made.code == kConv) std::memcpy(&made.conv, node->builtin_data, sizeof(ConvParams));
+      if (made.code == kDepthwise) {
+        DepthwiseParams params;
+        std::memcpy(&params, node->builtin_data, sizeof(params));
+        made.conv = {params.padding, params.stride_width, params.stride_height, params.activation,
+                     params.dilation_width, params.dilation_height};
+      }
+      if (made.code == kAdd || made.code == kMul || made.code == kSub)
+        std::memcpy(&made.conv.activation, node->builtin_data, sizeof(int));
+      if (made.code == kResizeNearest) std::memcpy(&made.conv.activation, node->builtin_data, 1);  // align_corners
+    }
+    const int position = int(nodes_.size());
+    for (const int t : made.outputs)
+      if (t >= 0) maker_[size_t(t)] = position;
+    for (const int t : made.inputs)
+      if (t >= 0 && (readers_[size_t(t)].empty() || readers_[size_t(t)].back() != position))
+        readers_[size_t(t)].push_back(position);
+    nodes_.push_back(std::move(made));
+  }
+}
+
+bool is_constant(const TfLiteTensor& tensor) { return tensor.allocation_type == kMmapRo && tensor.data; }
+
+bool same_shape(const TfLiteTensor& a, const TfLiteTensor& b) {
+  return a.dims && b.dims && a.dims->size == b.dims->size &&
+         !std::memcmp(a.dims->data, b.dims->data, sizeof(int) * size_t(a.dims->size));
+}
+
+size_t elements(const TfLiteTensor& tensor) {
+  size_t count = 1;
+  for (int i = 0; i < tensor.dims->size; ++i) count *= size_t(tensor.dims->data[i]);
+  return count;
+}
+
+bool is_int8(const TfLiteTensor& tensor) {
+  return tensor.type == kTfLiteInt8 && tensor.params.scale > 0.0f && tensor.params.zero_point >= -128 &&
+         tensor.params.zero_point <= 127;
+}
+
+bool is_float(const TfLiteTensor& tensor) { return tensor.type == kTfLiteFloat32; }
+
+Image image_of(const TfLiteTensor& tensor) {
+  if (!tensor.dims || tensor.dims->size < 3 || tensor.dims->size > 4) return {};
+  const int* d = tensor.dims->data;
+  for (int i = 0; i < tensor.dims->size; ++i)
+    if (d[i] < 1) return {};
+  if (d[0] != 1) return {};
+  return tensor.dims->size == 4 ? Image{d[1], d[2], d[3]} : Image{1, d[1], d[2]};
+}
+
+std::vector<int> constant_ints(const TfLiteTensor& tensor) {
+  if (!is_constant(tensor) || tensor.type != kTfLiteInt32 || tensor.bytes % sizeof(int32_t)) return {};
+  const auto* values = static_cast<const int32_t*>(tensor.data);
+  return {values, values + tensor.bytes / sizeof(int32_t)};
+}
+
+bool is_scalar(const TfLiteTensor& tensor) {
+  return is_constant(tensor) && is_float(tensor) && tensor.bytes == sizeof(float);
+}
+
+UnitRms unit_rms_at(const Graph& graph, const Node& rsqrt) {
+  const auto made_by = [&](int tensor, int code) -> const Node* {
+    const Node* node = graph.maker(tensor);
+    return node && node->code == code && !node->conv.activation ? node : nullptr;
+  };
+  const Node* reshape = made_by(rsqrt.inputs[0], kReshape);
+  const Node* add = reshape ? made_by(reshape->inputs[0], kAdd) : nullptr;
+  if (!add || !is_scalar(graph.tensor(add->inputs[1]))) return {};
+  const Node* mean = made_by(add->inputs[0], kMean);
+  const Node* square = mean ? made_by(mean->inputs[0], kMul) : nullptr;
+  if (!square || square->inputs[0] != square->inputs[1]) return {};
+  const Node* slice = made_by(square->inputs[0], kSlice);
+  const Node* product = graph.reader(rsqrt.outputs[0]);
+  if (!slice || !product || product->code != kMul || product->conv.activation || product->inputs[0] != slice->outputs[0])
+    return {};
+  for (const Node* node : {reshape, add, mean, square})
+    if (!graph.reader(node->outputs[0])) return {};
+  if (graph.readers(slice->outputs[0]).size() != 2) return {};
+
+  const TfLiteTensor &x = graph.tensor(slice->inputs[0]), &part = graph.tensor(slice->outputs[0]);
+  const std::vector<int> axes = constant_ints(graph.tensor(mean->inputs[1]));
+  const std::vector<int> begin = constant_ints(graph.tensor(slice->inputs[1]));
+  if (!is_float(x) || !is_float(part) || !image_of(x) || !image_of(part) || x.dims->size != part.dims->size) return {};
+  const int last = x.dims->size - 1;
+  if (axes.size() != 1 || (axes[0] != last && axes[0] != -1) || int(begin.size()) != last + 1) return {};
+  for (int i = 0; i < last; ++i)
+    if (begin[size_t(i)] || x.dims->data[i] != part.dims->data[i]) return {};
+  UnitRms found;
+  found.x = slice->inputs[0], found.y = product->outputs[0];
+  found.first = begin[size_t(last)], found.count = part.dims->data[last], found.width = x.dims->data[last];
+  if (found.first < 0 || found.first + found.count > found.width) return {};
+  found.epsilon = *static_cast<const float*>(graph.tensor(add->inputs[1]).data);
+  for (const Node* node : {slice, square, mean, add, reshape, &rsqrt, product})
+    found.nodes.push_back(graph.position(*node));
+  return found;
+}
+
+}  // namespace edge_hands::tflite
