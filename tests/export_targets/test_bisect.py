@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -14,32 +13,15 @@ pytest.importorskip("litert_torch")
 from edge_hands import models  # noqa: E402
 from edge_hands.errors import ExportError  # noqa: E402
 from edge_hands.export_targets.bisect import Finding, bisect, candidates, cut, describe  # noqa: E402
-from edge_hands.export_targets.forms import SAMPLES  # noqa: E402
 from edge_hands.quantization import qat  # noqa: E402
-from edge_hands.quantization.data.shards import Pool  # noqa: E402
 
-#: One deformable scan, and no more than needed: every cut is a conversion.
-TINY = {"depths": [1, 0, 1, 0, 0, 0]}
 #: A layer that hardly moves the outputs, and one that all depends on.
 GATE, DOWN = "backbone.stage3.0.gate", "backbone.down1"
 
 
-@pytest.fixture(scope="module")
-def model() -> qat.QuantizedModel:
-    """A calibrated test_dfmamba."""
-    torch.manual_seed(5)
-    network = models.create("test_dfmamba", **TINY).eval()
-    graph = qat.prepare(network)
-    qat.observe(graph, observers=True, fake_quant=False)
-    with torch.no_grad():
-        graph(torch.from_numpy(crops(8)).float() / 255)
-    return qat.convert(graph, network)
-
-
-def crops(count: int) -> np.ndarray:
-    """(count, 64, 64, 3) uint8."""
-    pool = Pool(SAMPLES / "crop", "val", "crop")
-    return np.stack([pool.image(index)[16:144:2, 16:144:2] for index in range(count)])
+@pytest.fixture
+def model(tiny) -> qat.QuantizedModel:
+    return tiny()
 
 
 def changed(model: qat.QuantizedModel, layer: str) -> qat.QuantizedModel:
@@ -50,7 +32,7 @@ def changed(model: qat.QuantizedModel, layer: str) -> qat.QuantizedModel:
     return copied
 
 
-def test_a_cut_gives_the_values_of_the_whole_graph(model: qat.QuantizedModel) -> None:
+def test_a_cut_gives_the_values_of_the_whole_graph(model: qat.QuantizedModel, crops) -> None:
     image = torch.from_numpy(crops(2)).float() / 255
     whole = model.body(image)
     (features,) = next(node for node in model.body.graph.nodes if node.op == "output").args
@@ -79,7 +61,7 @@ def test_layers_are_named_by_module_operator_and_line(model: qat.QuantizedModel)
     assert all(layer.source.startswith("models/") for layer in layers if layer.operator == "aten.conv2d")
 
 
-def test_a_changed_layer_is_named_even_if_the_outputs_hide_it(model: qat.QuantizedModel) -> None:
+def test_a_changed_layer_is_named_even_if_the_outputs_hide_it(model: qat.QuantizedModel, crops) -> None:
     said: list[str] = []
     found = bisect(model, "litert", "portable", crops(2), 30.0, said.append, exported=changed(model, GATE))
     assert found.layer is not None
@@ -91,7 +73,7 @@ def test_a_changed_layer_is_named_even_if_the_outputs_hide_it(model: qat.Quantiz
     assert f"is {GATE} (aten.conv2d, models/dssm.py:" in str(found)
 
 
-def test_halving_finds_the_layer_above_outputs_that_differ(model: qat.QuantizedModel) -> None:
+def test_halving_finds_the_layer_above_outputs_that_differ(model: qat.QuantizedModel, crops) -> None:
     pytest.importorskip("onnxruntime")
     found = bisect(model, "onnx", "portable", crops(2), 30.0, exported=changed(model, DOWN), sweep=False)
     assert found.layer is not None
@@ -101,14 +83,14 @@ def test_halving_finds_the_layer_above_outputs_that_differ(model: qat.QuantizedM
 
 
 @pytest.mark.slow
-def test_an_honest_export_differs_nowhere(model: qat.QuantizedModel) -> None:
+def test_an_honest_export_differs_nowhere(model: qat.QuantizedModel, crops) -> None:
     found = bisect(model, "litert", "portable", crops(2), 30.0)
     assert found == Finding(None, None, None, found.lowest_db, 30.0, 2, len(candidates(model)))
     assert found.lowest_db > 35
     assert f"no layer of {found.layers} differs: lowest SQNR" in str(found)
 
 
-def test_what_cannot_be_bisected_is_refused(model: qat.QuantizedModel) -> None:
+def test_what_cannot_be_bisected_is_refused(model: qat.QuantizedModel, crops) -> None:
     with pytest.raises(ExportError, match="nothing to bisect"):
         bisect(model, "torch", "only", crops(1))
     with pytest.raises(ExportError, match="no node nowhere"):

@@ -13,18 +13,12 @@ import pytest
 torch = pytest.importorskip("torch")
 ct = pytest.importorskip("coremltools", reason="coremltools is not installed: pip install 'edge-hands[coreml]'")
 
-from edge_hands import models  # noqa: E402
 from edge_hands.bundle import Variant  # noqa: E402
 from edge_hands.errors import DeviceError, ExportError  # noqa: E402
 from edge_hands.export_targets import coreml, coreml_ops, mil_reference  # noqa: E402
 from edge_hands.export_targets.devices import Device, load_device  # noqa: E402
-from edge_hands.export_targets.forms import SAMPLES  # noqa: E402
 from edge_hands.kernels import reference, torch_ops  # noqa: E402, F401  (registers the operators)
 from edge_hands.quantization import qat  # noqa: E402
-from edge_hands.quantization.data.shards import Pool  # noqa: E402
-
-#: Both kinds of block, and no more than needed: the converter's time grows with the graph.
-SMALL = {"depths": [1, 0, 1, 1, 0, 0]}
 
 
 class Scan(torch.nn.Module):
@@ -143,22 +137,10 @@ class Exported:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+def exported(tmp_path_factory: pytest.TempPathFactory, small, crops) -> Exported:
     """A calibrated test_dfmamba in the forms of one function, and crops."""
-    torch.manual_seed(5)
-    model = models.create("test_dfmamba", **SMALL)
-    with torch.no_grad():
-        model.head.maps.weight.mul_(40)  # maps with peaks, as after training
-        for key, parameter in model.named_parameters():
-            if ".offset." in key or ".weight_proj." in key:
-                parameter.add_(torch.randn_like(parameter) * 0.05)
-    graph = qat.prepare(model.eval())
-    qat.observe(graph, observers=True, fake_quant=False)
-    pool = Pool(SAMPLES / "crop", "val", "crop")
-    images = np.stack([pool.image(index)[16:144:2, 16:144:2] for index in range(16)]).astype(np.float32) / 255
-    with torch.no_grad():
-        graph(torch.from_numpy(images))
-    quantised = qat.convert(graph, model)
+    network, graph = small
+    quantised, images = qat.convert(graph, network), crops(16).astype(np.float32) / 255
     folder = tmp_path_factory.mktemp("coreml")
     variants = {form: coreml.export(quantised, folder, folder, form) for form in ("w8a8", "w8")}
     return Exported(quantised, folder, variants, images)
@@ -226,6 +208,40 @@ def test_scales_and_zero_points_are_the_graphs(exported: Exported) -> None:
     assert not any(op.op_type == "quantize" for op in exported.program("w8").operations)
 
 
+class Wide(torch.nn.Module):
+    """A 1 x 1 convolution whose weights are float16 numbers, and a small one whose weights are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.large, self.little = torch.nn.Conv2d(256, 256, 1), torch.nn.Conv2d(256, 2, 1)
+        for layer in (self.large, self.little):
+            layer.weight.data.copy_(layer.weight.data.half())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.little(torch.relu(self.large(x)))
+
+
+def test_large_float_weights_take_half_the_space(tmp_path: Path) -> None:
+    from edge_hands.export_targets import coreml_weights
+
+    model, x = Wide().eval(), torch.randn(1, 256, 2, 2, generator=torch.Generator().manual_seed(0))
+    passes = ct.PassPipeline.DEFAULT
+    passes.append_pass(coreml_weights.HALVE_WEIGHTS)
+    with contextlib.redirect_stderr(io.StringIO()):
+        ct.convert(
+            torch.export.export(model, (x,)).run_decompositions({}),
+            minimum_deployment_target=ct.target.iOS17,
+            compute_precision=ct.precision.FLOAT32,
+            pass_pipeline=passes,
+            skip_model_load=True,
+        ).save(str(tmp_path / "p.mlpackage"))
+    weights = tmp_path / "p.mlpackage/Data/com.apple.CoreML/weights/weight.bin"
+    assert 256 * 256 * 2 < weights.stat().st_size < 256 * 256 * 2 + 8000
+    program = mil_reference.load(tmp_path / "p.mlpackage")
+    (found,) = program({"x": x.numpy()}).values()
+    np.testing.assert_allclose(found, model(x).detach().numpy(), atol=1e-5)
+
+
 def test_the_variant_says_what_it_is_and_what_is_not_known(exported: Exported) -> None:
     variant = exported.variants["w8a8"]
     assert (variant.runtime, variant.path) == ("coreml", "w8a8.mlpackage")
@@ -239,9 +255,13 @@ def board(form: str | None, target: str | None) -> Device:
     return Device("board", "A board", "any", ("coreml",), coreml_form=form, coreml_target=target)
 
 
-def test_the_device_decides_what_is_written(exported: Exported, tmp_path: Path) -> None:
+def test_the_device_decides_what_is_asked_for() -> None:
     assert coreml.settings(board("multi", "iOS26")) == {"form": "multi", "target": "iOS26"}
     assert coreml.settings(load_device("iphone")) == {"form": "w8a8", "target": "iOS17"}
+
+
+@pytest.mark.slow
+def test_the_device_decides_what_is_written(exported: Exported, tmp_path: Path) -> None:
     variant = coreml.export(exported.model, tmp_path, tmp_path, **coreml.settings(board("w8", "iOS18")))
     assert (variant.path, variant.config["minimum_target"]) == ("w8.mlpackage", "iOS18")
     asked = {package: ct.utils.load_spec(str(package)).specificationVersion for package in written(exported, tmp_path)}

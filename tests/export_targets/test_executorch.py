@@ -43,25 +43,17 @@ def model(name: str) -> qat.QuantizedModel:
     return qat.rebuild(load_file(BUNDLES / name / "model.safetensors"), config)
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    """``bundle(name, scan)`` -> the folder of a bundle with this one form, made once."""
-    made: dict[tuple[str, str], Path] = {}
+@pytest.fixture
+def bundle(bundle_of):
+    """``bundle(name, scan)`` -> the folder of a bundle with this one form."""
 
     def make(name: str, scan: str) -> Path:
-        if (name, scan) not in made:
-            folder = tmp_path_factory.mktemp(f"{name}-{scan}")
-            try:
-                variant = executorch.export(model(name), Path(), folder, scan)
-            except ExportError as error:
-                if isinstance(error.__cause__, RuntimeUnavailable):
-                    pytest.skip(str(error))
-                raise
-            manifest = bundles.load(BUNDLES / name).manifest
-            files = (bundles.describe_file(folder, variant.path),)
-            bundles.write_manifest(folder, manifest.model_copy(update={"files": files, "variants": (variant,)}))
-            made[name, scan] = folder
-        return made[name, scan]
+        try:
+            return bundle_of(name, "executorch", scan)
+        except ExportError as error:
+            if isinstance(error.__cause__, RuntimeUnavailable):
+                pytest.skip(str(error))
+            raise
 
     return make
 
@@ -183,3 +175,36 @@ def test_a_mean_over_channels_and_a_split_become_what_the_delegate_takes():
     assert targets.count("aten.conv2d.default") == 1
     assert [node.args[2] for node in graph.graph.find_nodes(op="call_function", target=mean)] == [True]
     assert not [target for target in targets if "split" in target or "arange" in target]
+
+
+class Wide(torch.nn.Module):
+    """A 1 x 1 convolution whose weights are float16 numbers, and a small one whose weights are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.large, self.little = torch.nn.Conv2d(256, 256, 1), torch.nn.Conv2d(256, 2, 1, bias=False)
+        for layer in (self.large, self.little):
+            layer.weight.data.copy_(layer.weight.data.half())
+
+    def forward(self, x):
+        return self.little(torch.relu(self.large(x)))
+
+
+def test_large_float_weights_take_half_the_space_and_the_product_is_delegated():
+    from executorch.runtime import Runtime
+
+    from edge_hands.export_targets.executorch_backends import BACKENDS
+    from edge_hands.export_targets.executorch_graph import halve_weights
+
+    model, x = Wide().eval(), torch.randn(1, 256, 3, 2, generator=torch.Generator().manual_seed(0))
+    graph = torch.export.export(model, (x,)).module(check_guards=False)
+    halve_weights(graph)
+    torch.testing.assert_close(graph(x), model(x), atol=1e-5, rtol=1e-5)
+    edge = BACKENDS["xnnpack"].lower(torch.export.export(graph, (x,)), "")
+    found = executorch.coverage(edge.exported_program())
+    assert (found.share, found.delegates) == (1, 1)
+    assert list(found.fallbacks) == ["dim_order_ops::_to_dim_order_copy"]
+    content = edge.to_executorch().buffer
+    assert 256 * 256 * 2 < len(content) < 256 * 256 * 2 + 20_000
+    (y,) = Runtime.get().load_program(content).load_method("forward").execute([x])
+    torch.testing.assert_close(y, model(x), atol=1e-5, rtol=1e-5)

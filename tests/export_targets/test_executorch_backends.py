@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -21,7 +20,6 @@ from edge_hands.export_targets.devices import load_device  # noqa: E402
 from edge_hands.export_targets.executorch_lowered import in_torch  # noqa: E402
 from edge_hands.session import Session  # noqa: E402
 
-DATA = Path(__file__).parents[1] / "data" / "bundles"
 BACKENDS = executorch_backends.BACKENDS
 
 
@@ -157,21 +155,6 @@ def test_lowering_leaves_the_root_logger_alone() -> None:
     assert logging.root.level == level
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
-    """The stored test model as export takes it."""
-    import json
-    from dataclasses import asdict
-
-    from edge_hands.quantization import checkpoint
-
-    folder = tmp_path_factory.mktemp("checkpoint")
-    (folder / checkpoint.MODEL).write_bytes((DATA / "test_dfmamba" / "model.safetensors").read_bytes())
-    meta = checkpoint.Meta("test_dfmamba", stage="qat", command="stored", date="2026-11-20T00:00:00+00:00")
-    (folder / checkpoint.META).write_text(json.dumps(asdict(meta)))
-    return folder
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("device", "asked", "delegate", "compared"),
@@ -181,9 +164,9 @@ def checkpoint(tmp_path_factory) -> Path:
     ],
 )
 def test_a_whole_model_lowers_and_the_gate_says_what_it_compared(
-    checkpoint, tmp_path, device, asked, delegate, compared
+    stored, tmp_path, device, asked, delegate, compared
 ) -> None:
-    report = exporter.export_bundle(checkpoint, load_device(device), tmp_path, (asked,), count=4)
+    report = exporter.export_bundle(stored, load_device(device), tmp_path, (asked,), count=4)
     checks = {check.name: check for check in report.checks}
     runs = checks["runs of the file here"]
     assert runs.value == 0

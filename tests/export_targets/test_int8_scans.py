@@ -10,33 +10,16 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("torchao")
 
-from edge_hands import models  # noqa: E402
 from edge_hands.export_targets import executorch_graph  # noqa: E402
-from edge_hands.export_targets.forms import SAMPLES  # noqa: E402
 from edge_hands.kernels.delegate import delegate_path  # noqa: E402
 from edge_hands.quantization import qat  # noqa: E402
-from edge_hands.quantization.data.shards import Pool  # noqa: E402
 
-#: One deformable scan.
-TINY = {"depths": [1, 0, 1, 0, 0, 0]}
 _OURS, _QUANT = torch.ops.edge_hands, torch.ops.quantized_decomposed
 
 
-@pytest.fixture(scope="module")
-def model() -> qat.QuantizedModel:
-    torch.manual_seed(5)
-    network = models.create("test_dfmamba", **TINY).eval()
-    graph = qat.prepare(network, qat.Scheme(int8_scans=True))
-    qat.observe(graph, observers=True, fake_quant=False)
-    with torch.no_grad():
-        graph(torch.from_numpy(crops(8)).float() / 255)
-    return qat.convert(graph, network)
-
-
-def crops(count: int) -> np.ndarray:
-    """(count, 64, 64, 3) uint8."""
-    pool = Pool(SAMPLES / "crop", "val", "crop")
-    return np.stack([pool.image(index)[16:144:2, 16:144:2] for index in range(count)])
+@pytest.fixture
+def model(tiny) -> qat.QuantizedModel:
+    return tiny(int8_scans=True)
 
 
 class Scan(torch.nn.Module):
@@ -88,7 +71,7 @@ def test_a_scan_whose_values_stay_float_is_left_alone() -> None:
     assert [node.name for node in graph.graph.nodes] == before
 
 
-def test_litert_runs_one_custom_op_on_int8(model: qat.QuantizedModel) -> None:
+def test_litert_runs_one_custom_op_on_int8(model: qat.QuantizedModel, crops) -> None:
     pytest.importorskip("litert_torch")
     schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
     if delegate_path() is None:
@@ -125,7 +108,7 @@ def test_executorch_runs_our_int8_kernel(model: qat.QuantizedModel, tmp_path: Pa
     assert 0 < variant.config["own_kernels_macs"] < 0.3
 
 
-def test_the_portable_onnx_form_computes_in_float_between_the_two(model: qat.QuantizedModel) -> None:
+def test_the_portable_onnx_form_computes_in_float_between_the_two(model: qat.QuantizedModel, crops) -> None:
     onnx, ort = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     from edge_hands.export_targets import onnx as exporter
 

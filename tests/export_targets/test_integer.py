@@ -10,30 +10,13 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("torchao")
 
-from edge_hands import models  # noqa: E402
 from edge_hands.export_targets import bisect, gate, integer  # noqa: E402
-from edge_hands.export_targets.forms import SAMPLES  # noqa: E402
 from edge_hands.quantization import qat  # noqa: E402
-from edge_hands.quantization.data.shards import Pool  # noqa: E402
-
-TINY = {"depths": [1, 0, 1, 0, 0, 0]}
 
 
-@pytest.fixture(scope="module")
-def model() -> qat.QuantizedModel:
-    torch.manual_seed(5)
-    network = models.create("test_dfmamba", **TINY).eval()
-    graph = qat.prepare(network)
-    qat.observe(graph, observers=True, fake_quant=False)
-    with torch.no_grad():
-        graph(torch.from_numpy(crops(8)).float() / 255)
-    return qat.convert(graph, network)
-
-
-def crops(count: int) -> np.ndarray:
-    """(count, 64, 64, 3) uint8."""
-    pool = Pool(SAMPLES / "crop", "val", "crop")
-    return np.stack([pool.image(index)[16:144:2, 16:144:2] for index in range(count)])
+@pytest.fixture
+def model(tiny) -> qat.QuantizedModel:
+    return tiny()
 
 
 def of(model: qat.QuantizedModel) -> list[integer._Layer]:
@@ -75,7 +58,7 @@ def test_a_layer_gives_the_integers_of_int64_arithmetic(model: qat.QuantizedMode
 
 
 @pytest.mark.parametrize("runtime", ["litert", "onnx"])
-def test_the_first_layers_of_a_runtime_round_the_same_way(model: qat.QuantizedModel, runtime: str) -> None:
+def test_the_first_layers_of_a_runtime_round_the_same_way(model: qat.QuantizedModel, crops, runtime: str) -> None:
     """Up to the first scan there is nothing but integer layers, and sums of float32 values."""
     pytest.importorskip({"litert": "litert_torch", "onnx": "onnxruntime"}[runtime])
     nodes = bisect.candidates(model)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import sysconfig
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +13,14 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
-from safetensors import safe_open  # noqa: E402
-
 from edge_hands import bundle as bundles  # noqa: E402
 from edge_hands.cli.main import main  # noqa: E402
 from edge_hands.errors import DataError, ExportError  # noqa: E402
 from edge_hands.export_targets import isolated  # noqa: E402
 from edge_hands.export_targets.devices import Device, Limits  # noqa: E402
 from edge_hands.export_targets.exporter import export_bundle  # noqa: E402
-from edge_hands.quantization import checkpoint  # noqa: E402
 from edge_hands.session import Session  # noqa: E402
 
-STORED = Path(__file__).parents[1] / "data" / "bundles" / "test_dfmamba"
 BOARD = Device(
     name="board",
     title="A test board",
@@ -50,27 +44,15 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The stored test_dfmamba as a quantised checkpoint."""
-    folder = tmp_path_factory.mktemp("checkpoint")
-    (folder / checkpoint.MODEL).write_bytes((STORED / "model.safetensors").read_bytes())
-    with safe_open(folder / checkpoint.MODEL, "pt") as file:
-        step = int(file.metadata()["step"])
-    meta = checkpoint.Meta("test_dfmamba", step=step, stage="qat", command="", date="2026-11-20T00:00:00+00:00")
-    (folder / checkpoint.META).write_text(json.dumps(asdict(meta)))
-    return folder
-
-
 def test_a_bundle_from_another_python(
-    environment: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+    environment: Path, stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
 ) -> None:
     here, there, steps = tmp_path / "here", tmp_path / "there", []
-    expected = export_bundle(source, BOARD, here, count=2, scan="portable")
+    expected = export_bundle(stored, BOARD, here, count=2, scan="portable")
     for module in ("onnx", "edge_hands.export_targets.onnx_ops"):
         monkeypatch.setitem(sys.modules, module, None)  # this Python could not do it
     pythons = {"onnx": str(environment)}
-    report = export_bundle(source, BOARD, there, ("onnx", "torch"), None, 2, steps.append, "portable", pythons)
+    report = export_bundle(stored, BOARD, there, ("onnx", "torch"), None, 2, steps.append, "portable", pythons)
     assert report.passed, report.broken
     assert "converting to onnx scan portable" in steps and "converting to torch" in steps
     manifests = [bundles.load(folder).manifest for folder in (here, there)]
@@ -84,6 +66,19 @@ def test_a_bundle_from_another_python(
     with Session.open(here, runtime="onnx") as ours, Session.open(there, runtime="onnx") as theirs:
         one, other = ours.run({"image": image}), theirs.run({"image": image})
     assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_bisection_goes_to_the_other_python(environment: Path, stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edge_hands.export_targets.bisect import bisect_bundles
+
+    for module in ("onnx", "edge_hands.export_targets.onnx_ops"):
+        monkeypatch.setitem(sys.modules, module, None)  # this Python could not do it
+    pythons, steps = {"onnx": str(environment)}, []
+    ((form, found),) = bisect_bundles(stored, [BOARD], ("onnx",), None, steps.append, "native", pythons)
+    assert form == "onnx, native scans"
+    assert found.layer is None and found.cuts >= 1 and found.limit_db == 30.0
+    assert found.lowest_db > 30 and found.layers > 20
+    assert any(step.startswith("bisecting onnx, native form: cut 1") for step in steps)
 
 
 def test_its_errors_keep_their_class(environment: Path, tmp_path: Path) -> None:
@@ -123,11 +118,11 @@ def test_a_python_that_dies(tmp_path: Path, script: str, message: str) -> None:
         isolated.float_latency_ms(str(path), {}, tmp_path, lambda text: None)
 
 
-def test_a_python_that_there_is_not(source: Path, tmp_path: Path) -> None:
+def test_a_python_that_there_is_not(stored: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="nowhere/python cannot be started .No such file"):
         isolated.float_latency_ms("/nowhere/python", {}, tmp_path, lambda text: None)
     with pytest.raises(ExportError, match="a Python is given for warp, which is no exporter: expected litert"):
-        export_bundle(source, BOARD, tmp_path / "out", pythons={"warp": "/nowhere/python"})
+        export_bundle(stored, BOARD, tmp_path / "out", pythons={"warp": "/nowhere/python"})
 
 
 def test_the_command_line_asks_for_a_runtime_and_a_path(

@@ -30,14 +30,15 @@ def model(request: pytest.FixtureRequest) -> qat.QuantizedModel:
 
 
 @pytest.fixture(scope="module")
-def variant(model: qat.QuantizedModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[bundles.Variant, Path]:
-    out = tmp_path_factory.mktemp("onnx")
-    return exporter.export(model, out, out), out
+def variant(model: qat.QuantizedModel, bundle_of) -> tuple[bundles.Variant, Path]:
+    folder = bundle_of(model.name, "onnx", "portable")
+    return bundles.load(folder).manifest.variants[0], folder
 
 
 @pytest.fixture(scope="module")
-def native(model: qat.QuantizedModel, variant: tuple[bundles.Variant, Path]) -> tuple[bundles.Variant, Path]:
-    return exporter.export(model, variant[1], variant[1], "native"), variant[1]
+def native(model: qat.QuantizedModel, bundle_of) -> tuple[bundles.Variant, Path]:
+    folder = bundle_of(model.name, "onnx", "native")
+    return bundles.load(folder).manifest.variants[0], folder
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +141,44 @@ def test_it_computes_what_the_fake_quant_model_computes(
         for name, value in expected.items():
             assert found[name].shape == value.shape
             assert np.abs(found[name] - value).mean() < (5e-3 if name == "joints_xyz" else 1e-2), name
+
+
+def test_large_float_weights_take_half_the_space(rng: np.random.Generator) -> None:
+    ort = pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    layer, x = torch.nn.Conv2d(256, 256, 1), torch.from_numpy(rng.normal(size=(1, 256, 2, 2)).astype(np.float32))
+    layer.weight.data.copy_(layer.weight.data.half())
+    node = next(node for node in torch.export.export(layer, (x,)).graph.nodes if node.op == "call_function")
+    graph = onnx_ops.Graph()
+    found = onnx_ops.translate(graph, node, dict(zip((a.name for a in node.args), _arguments(graph, layer, node))))
+    graph.output("y", found, (1, 256, 2, 2))
+    content = graph.finish("layer")
+    assert 256 * 256 * 2 < len(content) < 256 * 256 * 2 + 4000
+    (y,) = ort.InferenceSession(content, providers=["CPUExecutionProvider"]).run(["y"], {"x": x.numpy()})
+    np.testing.assert_allclose(y, layer(x).detach().numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["tanh", "none"])
+def test_gelu_has_its_tanh_form_only(rng: np.random.Generator, form: str) -> None:
+    ort = pytest.importorskip("onnxruntime")
+    x = torch.from_numpy(rng.normal(size=(1, 64)).astype(np.float32) * 3)
+    layer = torch.nn.GELU(approximate=form)
+    node = next(node for node in torch.export.export(layer, (x,)).graph.nodes if node.op == "call_function")
+    graph = onnx_ops.Graph()
+    known = {node.args[0].name: graph.input("x", (1, 64))}
+    if form == "none":
+        with pytest.raises(ExportError, match="tanh form of GELU only"):
+            onnx_ops.translate(graph, node, known)
+        return
+    graph.output("y", onnx_ops.translate(graph, node, known), (1, 64))
+    session = ort.InferenceSession(graph.finish("gelu"), providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(["y"], {"x": x.numpy()})[0], layer(x).numpy(), atol=1e-6)
+
+
+def _arguments(graph: onnx_ops.Graph, layer: torch.nn.Module, node: torch.fx.Node) -> list:
+    """What a convolution's x, weight and bias are in the file."""
+    given = {"x": graph.input("x", (1, 256, 2, 2)), "weight": layer.weight.detach(), "bias": layer.bias.detach()}
+    return [given[argument.name.split("_")[-1] if argument.name.startswith("p_") else "x"] for argument in node.args]
 
 
 def test_a_model_with_weights_elsewhere_is_refused(
