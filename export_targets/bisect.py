@@ -25,7 +25,7 @@ from edge_hands import models, runtimes
 from edge_hands.bundle import Bundle, Manifest, describe_variant
 from edge_hands.bundle import Tensor as Described
 from edge_hands.errors import ExportError
-from edge_hands.export_targets import gate
+from edge_hands.export_targets import gate, isolated
 from edge_hands.export_targets.devices import Device
 from edge_hands.export_targets.exporter import forms_of
 from edge_hands.export_targets.forms import EXPORTERS, Forms
@@ -111,10 +111,12 @@ def bisect_bundles(
     data: str | Path | None = None,
     step: Callable[[str], None] = lambda text: None,
     scan: str | None = None,
+    pythons: dict[str, str] | None = None,
 ) -> Iterator[tuple[str, Finding]]:
     """``bisect`` of every form that ``export_bundles`` writes with these arguments: ("RUNTIME, SCAN scans", finding).
 
-    A form that several devices share is bisected once, by the least of their limits; torch's is left out.
+    A form that several devices share is bisected once, by the least of their limits; torch's is left out. What has a
+    Python of its own is converted, run and compared there.
     """
     limits: dict[tuple[str, str], float] = {}
     for device in devices:
@@ -124,8 +126,12 @@ def bisect_bundles(
     with tempfile.TemporaryDirectory(prefix="edge_hands_bisect_") as folder:
         forms = Forms(Path(source), Path(folder), data, SAMPLES, step)
         for (runtime, form), limit in limits.items():
-            if runtime != "torch":
-                name = runtime if form == "only" else f"{runtime}, {form} scans"
+            name = runtime if form == "only" else f"{runtime}, {form} scans"
+            if runtime in (pythons or {}):
+                request = forms.given | {"runtime": runtime, "scan": form, "limit_db": limit}
+                found = isolated.finding(pythons[runtime], request, Path(folder), step)
+                yield name, Finding(**found | {"layer": found["layer"] and Layer(**found["layer"])})
+            elif runtime != "torch":
                 yield name, bisect(forms.model, runtime, form, forms.images, limit, step)
 
 

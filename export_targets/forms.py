@@ -91,7 +91,8 @@ class Forms:
         self.source, self.folder, self.step = source, folder, step
         self.model, self.meta = qat.load_quantized(source), checkpoint.load_meta(source)
         self.samples = self._samples(data, count)
-        self._given, self._pythons = {"source": str(source), "data": data and str(data), "count": count}, pythons or {}
+        #: These arguments, for a Python of its own.
+        self.given, self._pythons = {"source": str(source), "data": data and str(data), "count": count}, pythons or {}
         self._made: dict[tuple, list[Form]] = {}
         self._integer: dict[bool, gate.Reference] = {}
 
@@ -126,7 +127,7 @@ class Forms:
     def float_latency_ms(self) -> float:
         """Of the same network unquantised, with fresh weights, in LiteRT: only its speed is of interest."""
         if "litert" in self._pythons:
-            return isolated.float_latency_ms(self._pythons["litert"], self._given, self.folder, self.step)
+            return isolated.float_latency_ms(self._pythons["litert"], self.given, self.folder, self.step)
         self.step("converting the float32 network, to compare its latency")
         twin = self.model.config.build()
         twin.name = self.model.name
@@ -150,7 +151,7 @@ class Forms:
 
     def _make_elsewhere(self, folder: Path, runtime: str, scan: str, settings: dict[str, str]) -> list[Form]:
         asked = {"runtime": runtime, "scan": scan, "settings": settings}
-        found = isolated.forms(self._pythons[runtime], self._given | asked, folder, self.step)
+        found = isolated.forms(self._pythons[runtime], self.given | asked, folder, self.step)
         return [Form(**form) for form in found]
 
     def make(self, folder: Path, runtime: str, scan: str, settings: dict[str, str]) -> list[Form]:

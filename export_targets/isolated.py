@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,11 @@ def forms(python: str, request: dict[str, Any], folder: Path, step: Step) -> lis
         form |= {"variant": Variant.model_validate(form["variant"]), "folder": folder, "outputs": outputs}
         form["meant"] = meant
     return found
+
+
+def finding(python: str, request: dict[str, Any], folder: Path, step: Step) -> dict[str, Any]:
+    """Fields of the ``bisect.Finding`` that ``python`` makes. ``request``: as for ``forms``, and ``limit_db``."""
+    return _ask(python, request | {"folder": str(folder)}, step)
 
 
 def float_latency_ms(python: str, request: dict[str, Any], folder: Path, step: Step) -> float:
@@ -131,6 +137,11 @@ def _answer(request: dict[str, Any], step: Step) -> Any:
     made = Forms(Path(request["source"]), folder, request["data"], request["count"], step)
     if "runtime" not in request:
         return made.float_latency_ms
+    if "limit_db" in request:
+        from edge_hands.export_targets.bisect import bisect
+
+        asked = (request["runtime"], request["scan"], made.images, request["limit_db"])
+        return asdict(bisect(made.model, *asked, step))
     packed = [
         _packed(form, place)
         for place, form in enumerate(made.make(folder, request["runtime"], request["scan"], request["settings"]))

@@ -11,6 +11,7 @@ import torch
 
 from edge_hands.bundle import Manifest, Tensor, Variant, describe_variant
 from edge_hands.quantization import checkpoint, qat
+from edge_hands.quantization.quantizer import Scheme
 
 #: Range and unit of every output.
 _OUTPUTS: dict[str, tuple[tuple[float | None, float | None] | None, str]] = {
@@ -75,9 +76,19 @@ def make_manifest(
             Tensor(name=name, shape=tuple(tensor.shape), range=_OUTPUTS[name][0], unit=_OUTPUTS[name][1])
             for name, tensor in outputs.items()
         ),
-        quantization=_SCHEME,
+        quantization=_scheme(Scheme.of(meta.scheme)),
         accuracy=story if stages else {},
     )
+
+
+def _scheme(chosen: Scheme) -> dict[str, str]:
+    """How a model was quantised: the rules, and what was chosen beside them."""
+    found = dict(_SCHEME)
+    if chosen.keep_float:
+        found["layers"] += f", but for {', '.join(chosen.keep_float)}"
+    if chosen.int8_scans:
+        found["activations"] += "; x and y of the scans as well"
+    return found
 
 
 def now() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,11 +51,13 @@ def command(
     names = list_devices() if all_devices else [device]
     targets = {out / name if all_devices else out: load_device(name) for name in names}
     reports: list[tuple[Device, Report]] = []
+    seconds, begun = [], time.perf_counter()
     with err.status("starting") as status:
         for found in export_bundles(model, targets, tuple(runtime or ()), data, count, status.update, scan, pythons):
             reports.append(found)
+            seconds.append(time.perf_counter() - begun - sum(seconds))
     if all_devices:
-        console.print(_summary(reports))
+        console.print(_summary(reports, seconds))
     else:
         console.print(_details(*reports[0]))
     if bisect:
@@ -62,7 +65,7 @@ def command(
 
         with err.status("bisecting") as status:
             for form, finding in bisect_bundles(
-                model, targets.values(), tuple(runtime or ()), data, status.update, scan
+                model, targets.values(), tuple(runtime or ()), data, status.update, scan, pythons
             ):
                 console.print(f"{form}: {finding}", markup=False, soft_wrap=True)
     broken = [(target, report) for target, report in reports if not report.passed]
@@ -91,12 +94,14 @@ def _details(target: Device, report: Report):
     return rows
 
 
-def _summary(reports: list[tuple[Device, Report]]):
-    """A line a device: what each limit was held against, the worst of its forms."""
+def _summary(reports: list[tuple[Device, Report]], seconds: list[float]):
+    """A line a device: what each limit was held against, the worst of its forms, and the time that it took; what it
+    shares with one above is made there."""
     from edge_hands.cli.console import table
 
-    rows = table("gates of all devices", "device", "accuracy change", "joints", "coverage", "size", "", right=("size",))
-    for target, report in reports:
+    heads = ("device", "accuracy change", "joints", "coverage", "size", "time", "")
+    rows = table("gates of all devices", *heads, right=("size", "time"))
+    for (target, report), took in zip(reports, seconds, strict=True):
         worst = {"PA-MPJPE, change": "", "mean": "", "share of the work": "", "size of the files": ""}
         for key in worst:
             same = [check for check in report.checks if key in check.name and check.limit is not None]
@@ -104,5 +109,5 @@ def _summary(reports: list[tuple[Device, Report]]):
                 check = max(same, key=lambda c: (not c.passed, -c.value if c.at_least else c.value))
                 worst[key] = f"{check.value:.3g} {check.unit}".strip()
         verdict = "[green]passed[/green]" if report.passed else "[red]broken[/red]"
-        rows.add_row(target.name, *worst.values(), verdict)
+        rows.add_row(target.name, *worst.values(), f"{took:.0f} s", verdict)
     return rows
