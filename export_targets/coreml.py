@@ -58,6 +58,8 @@ UNWANTED_PASSES = (
     "common::distributive_quantized_binary_op_scale_normalization",
     "common::nullify_redundant_quantization_zero_point",
 )
+#: coremltools puts a table for ExecuTorch's debugger beside the model, as large as the program; nothing else reads it.
+_DEBUGGING = "executorch_debug_handle_mapping.json"
 #: coremltools writes a reciprocal as 1 / (x + 1e-4).
 _DECOMPOSED = {torch.ops.aten.reciprocal.default: lambda x: torch.ones_like(x) / x}
 
@@ -147,13 +149,14 @@ def convert(model: QuantizedModel, package: Path, form: Form, target: str = "iOS
         try:
             import coremltools as ct
 
-            from edge_hands.export_targets import coreml_ops
+            from edge_hands.export_targets import coreml_ops, coreml_weights
         except ImportError as error:
             raise ExportError(f"coremltools is not installed ({error}): pip install 'edge-hands[coreml]'") from error
         try:
             program = torch.export.export(_Named(_prepared(model, form)), (torch.zeros(1, size, size, 3),))
             passes = ct.PassPipeline.DEFAULT
             passes.remove_passes(set(UNWANTED_PASSES))
+            passes.append_pass(coreml_weights.HALVE_WEIGHTS)
             with coreml_ops.sampling(form.sampling):
                 converted = ct.convert(
                     program.run_decompositions(_DECOMPOSED),
@@ -164,6 +167,7 @@ def convert(model: QuantizedModel, package: Path, form: Form, target: str = "iOS
                     skip_model_load=True,
                 )
             converted.save(str(package))
+            (package / _DEBUGGING).unlink(missing_ok=True)
         except ExportError:
             raise
         except Exception as error:  # the converter raises whatever its passes meet

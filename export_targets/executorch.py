@@ -170,6 +170,7 @@ def _trace(
     executorch_graph.prepare(model.body)
     if scan == "native":
         executorch_graph.fold_scans(model.body)
+        prepare(model.body)
     executorch_graph.plain_memory(model)
     program = torch.export.export(_Outputs(model), (image,))
     if scan == "native":

@@ -22,7 +22,7 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 from edge_hands.errors import DeviceError, ExportError
-from edge_hands.export_targets import coreml, executorch_lowered, executorch_vulkan
+from edge_hands.export_targets import coreml, executorch_graph, executorch_lowered, executorch_vulkan
 from edge_hands.export_targets.devices import Device
 
 
@@ -148,7 +148,7 @@ def _qnn(program: ExportedProgram, target: str) -> Any:
 
 
 BACKENDS = {
-    "xnnpack": Backend(_xnnpack, _no_target, scans=("portable", "native")),
+    "xnnpack": Backend(_xnnpack, _no_target, executorch_graph.halve_weights, scans=("portable", "native")),
     "vulkan": Backend(_vulkan, _no_target, executorch_vulkan.prepare, faults=tuple(executorch_vulkan.FAULTS.items())),
     "coreml": Backend(
         _coreml,

@@ -16,6 +16,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from edge_hands.kernels import torch_ops  # noqa: F401  (registers torch.ops.edge_hands)
+from edge_hands.quantization.qat import fits_half
 
 _ATEN, _QUANT, _OURS = torch.ops.aten, torch.ops.quantized_decomposed, torch.ops.edge_hands
 #: Scans and their int8 forms.
@@ -68,6 +69,33 @@ def fold_scans(graph: GraphModule) -> None:
             new = graph.graph.call_function(_SCANS[node.target], inputs)
         _replace(graph, after, new)
         graph.graph.erase_node(node)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+
+
+def halve_weights(graph: GraphModule) -> None:
+    """Rewrites a converted graph in place: a 1 x 1 convolution whose float32 weights are float16 numbers keeps them so.
+
+    XNNPACK takes no float16 weights for a float32 layer. So the program widens them outside of the delegate when they
+    are needed, and the layer becomes a product of matrices, the only one whose second factor need not be a constant.
+    """
+    for node in graph.graph.find_nodes(op="call_function", target=_ATEN.conv2d.default):
+        x, weight, *rest = node.args
+        if weight.op != "get_attr" or not fits_half(values := _value(graph, weight)) or values.shape[2:] != (1, 1):
+            continue
+        (height, width), (channels, inner) = node.meta["val"].shape[2:], values.shape[:2]
+        turned = values.reshape(1, channels, inner).transpose(1, 2).half().contiguous()
+        stored = _store(graph, node, f"{node.name}_half", turned)
+        with graph.graph.inserting_before(node):
+            wide = graph.graph.call_function(_ATEN._to_copy.default, (stored,), {"dtype": torch.float32})
+            rows = graph.graph.call_function(_ATEN.permute.default, (x, [0, 2, 3, 1]))
+            rows = graph.graph.call_function(_ATEN.reshape.default, (rows, [1, height * width, inner]))
+            product = graph.graph.call_function(_ATEN.bmm.default, (rows, wide))
+            if rest and rest[0] is not None:
+                product = graph.graph.call_function(_ATEN.add.Tensor, (product, rest[0]))
+            image = graph.graph.call_function(_ATEN.reshape.default, (product, [1, height, width, channels]))
+            new = graph.graph.call_function(_ATEN.permute.default, (image, [0, 3, 1, 2]))
+        _replace(graph, node, new)
     graph.graph.eliminate_dead_code()
     graph.recompile()
 

@@ -6,22 +6,27 @@ name of a computed one. Shapes are static and known from the node.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from torch import Tensor
 from torch.fx import Node
 
 from edge_hands.errors import ExportError
 from edge_hands.export_targets.onnx_graph import Graph, Value, ints
-from edge_hands.quantization import qat  # noqa: F401  (its imports register quantized_decomposed)
+from edge_hands.quantization import qat
 
 _ATEN = torch.ops.aten
 _QUANTIZED = torch.ops.quantized_decomposed
 _QUANTIZE = _QUANTIZED.quantize_per_tensor.default
+
+
+_GELU = math.sqrt(2 / math.pi)
 
 
 def _shape(node: Node) -> list[int]:
@@ -89,6 +94,15 @@ def _rsqrt(graph: Graph, node: Node, x: Any) -> Value:
 
 def _square(graph: Graph, node: Node, x: Any) -> Value:
     return graph.add("Mul", node.name, x, x)
+
+
+def _gelu(graph: Graph, node: Node, x: Any, approximate: str = "none") -> Value:
+    """x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), the tanh form; opset 17 has no Gelu."""
+    if approximate != "tanh":
+        raise ExportError(f"ONNX export has the tanh form of GELU only ({node.name}): set approximate='tanh'")
+    cubic = graph.add("Mul", node.name, graph.add("Mul", node.name, graph.add("Mul", node.name, x, x), x), 0.044715)
+    bent = graph.add("Tanh", node.name, graph.add("Mul", node.name, graph.add("Add", node.name, x, cubic), _GELU))
+    return graph.add("Mul", node.name, graph.add("Mul", node.name, x, 0.5), graph.add("Add", node.name, bent, 1.0))
 
 
 def _softmax(graph: Graph, node: Node, x: Any, axis: int, *_: Any) -> Value:
@@ -161,6 +175,8 @@ def _conv2d(
     groups: int = 1,
 ) -> Value:
     pads = [*padding, *padding]
+    if isinstance(weight, Tensor) and qat.fits_half(weight):  # widened when the file is loaded
+        weight = graph.add("Cast", f"{node.name}_weight", weight.half(), to=onnx.TensorProto.FLOAT)
     inputs = [x, weight] if bias is None else [x, weight, _bias(graph, node, x, weight, bias)]
     sizes = {"strides": list(stride), "pads": pads, "dilations": list(dilation), "group": groups}
     return graph.add("Conv", node.name, *inputs, **sizes)
@@ -208,6 +224,7 @@ OPS: dict[Any, Callable] = {
     _ATEN.log.default: _plain("Log"),
     _ATEN.relu.default: _relu,
     _ATEN.sigmoid.default: _plain("Sigmoid"),
+    _ATEN.gelu.default: _gelu,
     _ATEN.sqrt.default: _plain("Sqrt"),
     _ATEN.reciprocal.default: _plain("Reciprocal"),
     _ATEN.matmul.default: _plain("MatMul"),

@@ -30,6 +30,8 @@ from edge_hands.quantization.quantizer import DEFAULT, LAYERS, EdgeHandsQuantize
 STAGE = "qat"
 #: Largest batch that a graph takes.
 MAX_BATCH = 1024
+#: A float32 layer of more weights than these has them rounded to float16: its file may hold them in half the space.
+HALF_WEIGHTS = 50_000
 
 
 class _Features(nn.Module):
@@ -91,15 +93,18 @@ def convert(graph: GraphModule, model: nn.Module) -> QuantizedModel:
 
 
 def _snap(graph: GraphModule) -> None:
-    """Puts weights, and biases of int8 layers, on the grid that kernels hold them on: no exporter can round them apart.
+    """Puts weights, and biases of int8 layers, on the grid that files hold them on: no exporter can round them apart.
 
-    A weight becomes integer x scale, a bias integer x input scale x weight scale. A bias of more than 2^22 such steps
-    stays: float32 could not tell its integer.
+    An int8 weight becomes integer x scale, a bias integer x input scale x weight scale. A bias of more than 2^22 such
+    steps stays: float32 could not tell its integer. The weights of a large float32 layer become float16 numbers.
     """
     ops, layers = torch.ops.quantized_decomposed, (node for node in graph.graph.nodes if node.target in LAYERS)
     for layer in layers:
         x, weight, bias = (*layer.args, None)[:3]
         if weight.target is not ops.dequantize_per_channel.default:
+            values = graph.get_parameter(weight.target)
+            if values.numel() > HALF_WEIGHTS:
+                values.data.copy_(values.detach().half())
             continue
         source, scale, *rest = weight.args[0].args
         source, scale = graph.get_parameter(source.target), attrgetter(scale.target)(graph)
@@ -111,6 +116,13 @@ def _snap(graph: GraphModule) -> None:
             values, step = graph.get_parameter(bias.target), x.args[1] * scale.double()
             steps = torch.round(values.detach().double() / step)
             values.data.copy_(torch.where(steps.abs() < 2**22, steps * step, values.detach().double()))
+
+
+def fits_half(weight: Tensor) -> bool:
+    """Whether a float32 tensor is worth storing as float16, and loses nothing by it."""
+    return (
+        weight.dtype is torch.float32 and weight.numel() > HALF_WEIGHTS and torch.equal(weight, weight.half().float())
+    )
 
 
 def rebuild(state: dict[str, Tensor], config: dict) -> QuantizedModel:
