@@ -13,6 +13,8 @@
 namespace edge_hands {
 namespace {
 
+#define EDGE_HANDS_INLINE_LAMBDA __attribute__((always_inline))
+
 constexpr int kRows = 8;
 
 // A pixel's place among those of a map.
@@ -71,6 +73,14 @@ EDGE_HANDS_INLINE void finish(const Finish& f, const Places& p, typename V::I q,
   if (p.bytes) store_rounded<V>(p.bytes + n, V::multiply(value, V::set(f.target.inverse)), f.target.zero, 0, count);
 }
 
+// As `finish`, told at compile time that all lanes count, where they do.
+template <class V, Combine combine>
+EDGE_HANDS_INLINE void finish_some(const Finish& f, const Places& p, typename V::I q, typename V::F value, int64_t n,
+                                   int count) {
+  count == kLayerLanes ? finish<V, combine>(f, p, q, value, n, int(kLayerLanes))
+                       : finish<V, combine>(f, p, q, value, n, count);
+}
+
 // One tile of a convolution: `rows` pixels from index m on, vectors of channels from n on. `plain` writes q itself.
 template <class V, int NR, Combine combine, bool plain>
 void convolution_tile(const Convolution& c, int64_t m, int rows, int64_t n) {
@@ -115,6 +125,19 @@ void convolution_tile(const Convolution& c, int64_t m, int rows, int64_t n) {
       return;
     }
   }
+  if constexpr (plain && NR == 1) {
+    if (c.channels - n >= kLayerLanes) {
+      const auto scale = V::load(c.scale + n);
+      const Bytes& out = c.finish.target.bytes;
+#pragma GCC unroll 2
+      for (int r = 0; r < kRows; r += 4)
+        V::store_rounded(at(out, to[r]) + n, at(out, to[r + 1]) + n, at(out, to[r + 2]) + n, at(out, to[r + 3]) + n,
+                         V::multiply(V::to_float(sum[r][0]), scale), V::multiply(V::to_float(sum[r + 1][0]), scale),
+                         V::multiply(V::to_float(sum[r + 2][0]), scale), V::multiply(V::to_float(sum[r + 3][0]), scale),
+                         c.zero, c.low);
+      return;
+    }
+  }
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
     if (r >= rows) return;
@@ -130,17 +153,24 @@ void convolution_tile(const Convolution& c, int64_t m, int rows, int64_t n) {
       } else {
         const auto top = V::min(scaled, V::set(float(255 - c.zero)));
         const auto q = V::max(V::round(top), V::set(c.low - c.zero));  // less its zero point
-        finish<V, combine>(c.finish, places, q, V::multiply(V::to_float(q), V::set(c.step)), first, count);
+        finish_some<V, combine>(c.finish, places, q, V::multiply(V::to_float(q), V::set(c.step)), first, count);
       }
     }
   }
 }
 
+// Fetches its tile's share of what later layers read.
 template <class V, int NR, Combine combine, bool plain>
 void convolution_columns(const Convolution& c, int64_t n) {
-  const int64_t pixels = int64_t(c.height) * c.width;
-  for (int64_t m = 0; m < pixels; m += kRows)
+  const int64_t pixels = int64_t(c.height) * c.width, tiles = whole(pixels, kRows);
+  const int64_t columns = whole(c.channels, 2 * kLayerLanes), column = n / (2 * kLayerLanes);
+  const char* next = c.ahead.data + int64_t(c.ahead.bytes) * column / columns / 64 * 64;
+  const int64_t share = whole(int64_t(c.ahead.bytes), columns * tiles * 64) * 64;
+  const char* end = c.ahead.data + c.ahead.bytes;
+  for (int64_t m = 0; m < pixels; m += kRows) {
+    for (int64_t i = 0; i < share && next < end; i += 64, next += 64) V::fetch(next);
     convolution_tile<V, NR, combine, plain>(c, m, pixels - m < kRows ? int(pixels - m) : kRows, n);
+  }
 }
 
 template <class V, Combine combine, bool plain>
@@ -167,25 +197,38 @@ void convolve(const Convolution& c) {
   }
 }
 
+template <class V, bool whole_vector>
+void depthwise_lanes(const Depthwise& d, int64_t n, int some) {
+  const int count = whole_vector ? int(kLayerLanes) : some;
+  const int64_t pitch = d.in.pitch(), channels = d.in.channels, width = whole(channels, kLayerLanes) * kLayerLanes;
+  typename V::I w[9];
+#pragma GCC unroll 9
+  for (int k = 0; k < 9; ++k) w[k] = V::load(d.weight + k * width + n);
+  const auto bias = V::load(d.bias + n);
+  const auto scale = V::load(d.scale + n);
+  for (int64_t y = 0; y < d.in.height; ++y) {
+    const uint8_t* from = at(d.in, {y - 1, -1}) + n;
+    uint8_t* to = at(d.out, {y, 0}) + n;
+    for (int64_t x = 0; x < d.in.width; ++x, from += channels, to += channels) {
+      typename V::I sum[3];
+#pragma GCC unroll 3
+      for (int row = 0; row < 3; ++row) {  // three sums hide each other's latency
+        sum[row] = row ? V::set(int32_t(0)) : bias;
+#pragma GCC unroll 3
+        for (int k = 0; k < 3; ++k)
+          sum[row] = V::multiply_add(sum[row], V::load_bytes(from + row * pitch + k * channels, count), w[3 * row + k]);
+      }
+      const auto total = V::add(V::add(sum[0], sum[1]), sum[2]);
+      store_rounded<V>(to, V::multiply(V::to_float(total), scale), d.zero, d.low, count);
+    }
+  }
+}
+
 template <class V>
 void depthwise(const Depthwise& d) {
-  const int64_t pitch = d.in.pitch(), channels = d.in.channels, width = whole(channels, kLayerLanes) * kLayerLanes;
-  for (int64_t n = 0; n < channels; n += kLayerLanes) {
-    const int count = channels - n < kLayerLanes ? int(channels - n) : int(kLayerLanes);
-    typename V::I w[9];
-    for (int k = 0; k < 9; ++k) w[k] = V::load(d.weight + k * width + n);
-    const auto bias = V::load(d.bias + n);
-    const auto scale = V::load(d.scale + n);
-    for (int64_t y = 0; y < d.in.height; ++y)
-      for (int64_t x = 0; x < d.in.width; ++x) {
-        const uint8_t* from = at(d.in, {y - 1, x - 1}) + n;
-        auto sum = bias;
-#pragma GCC unroll 9
-        for (int k = 0; k < 9; ++k)
-          sum = V::multiply_add(sum, V::load_bytes(from + k / 3 * pitch + k % 3 * channels, count), w[k]);
-        store_rounded<V>(at(d.out, {y, x}) + n, V::multiply(V::to_float(sum), scale), d.zero, d.low, count);
-      }
-  }
+  int64_t n = 0;
+  for (; n + kLayerLanes <= d.in.channels; n += kLayerLanes) depthwise_lanes<V, true>(d, n, 0);
+  if (n < d.in.channels) depthwise_lanes<V, false>(d, n, int(d.in.channels - n));
 }
 
 template <class V, int NR>
@@ -236,8 +279,7 @@ void combine_as(const Operand& value, int64_t rows, int64_t width, const Finish&
     const Places places(f, y, {y, 0}, width);
     const float* values = value.values ? value.values + y * width : nullptr;
     const uint8_t* bytes = value.bytes.data ? at(value.bytes, {y, 0}) : nullptr;
-    for (int64_t n = 0; n < width; n += kLayerLanes) {
-      const int count = width - n < kLayerLanes ? int(width - n) : int(kLayerLanes);
+    const auto some = [&](int64_t n, int count) EDGE_HANDS_INLINE_LAMBDA {
       if constexpr (combine == Combine::kMultiplyInt8) {
         const auto q = V::subtract(V::load_bytes(bytes + n, count), V::set(value.zero));
         finish<V, combine>(f, places, q, V::to_float(q), n, count);
@@ -245,7 +287,10 @@ void combine_as(const Operand& value, int64_t rows, int64_t width, const Finish&
         const auto real = operand<V>(values, bytes, value.step, value.zero, n, count);
         finish<V, combine>(f, places, V::set(int32_t(0)), real, n, count);
       }
-    }
+    };
+    int64_t n = 0;
+    for (; n + kLayerLanes <= width; n += kLayerLanes) some(n, int(kLayerLanes));
+    if (n < width) some(n, int(width - n));
   }
 }
 

@@ -56,13 +56,23 @@ struct ScalarLayers {
     return each<I>([&](int i) { return a.v[i] > -1e9f ? int32_t(std::nearbyint(a.v[i])) : int32_t(-1000000000); });
   }
 
-  // Scaled sums of two pixels' 32 channels, rounded, plus zero, as bytes of at least `low`.
+  // Asks for the cache line of p, without waiting.
+  static void fetch(const char*) {}
+
+  // Scaled sums, rounded, plus zero, as bytes of at least `low`: of two pixels with 32 channels, of four with 16.
   static void store_rounded(uint8_t* p, uint8_t* q, const F& p0, const F& p1, const F& q0, const F& q1, int32_t zero,
                             int32_t low) {
     const auto store = [&](uint8_t* to, const F& a) {
       store_bytes(to, max(add(round(min(a, set(32767.0f))), set(zero)), set(low)), kLanes);
     };
     store(p, p0), store(p + kLanes, p1), store(q, q0), store(q + kLanes, q1);
+  }
+  static void store_rounded(uint8_t* p, uint8_t* q, uint8_t* r, uint8_t* s, const F& p0, const F& q0, const F& r0,
+                            const F& s0, int32_t zero, int32_t low) {
+    uint8_t bytes[4 * kLanes];
+    store_rounded(bytes, bytes + 2 * kLanes, p0, q0, r0, s0, zero, low);
+    uint8_t* to[] = {p, q, r, s};
+    for (int i = 3; i >= 0; --i) std::memcpy(to[i], bytes + i * kLanes, kLanes);
   }
 
   // Four inputs: of one pixel, the same in all lanes, and the weights of every lane; a b + sum.

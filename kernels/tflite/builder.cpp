@@ -8,6 +8,10 @@ namespace edge_hands::tflite {
 namespace {
 
 constexpr int kRelu = 1;
+// The last layers of our networks, at high resolution, compute much with few weights: nothing follows that they could fetch.
+constexpr size_t kLastLayers = 6;
+
+size_t whole_lines(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 int32_t byte_zero(const TfLiteTensor& tensor) { return tensor.params.zero_point + 128; }
 
@@ -21,10 +25,55 @@ Builder::Builder(Program& program, const Graph& graph, const TfLiteIntArray& out
 void Builder::build() {
   find_aliases();
   find_borders();
+  weights_left_ = weight_bytes();
+  program_.memory_.push_back(std::make_unique<Memory>(weights_left_, true));
+  weights_ = next_weight_ = static_cast<char*>(program_.memory_.back()->get());
   add_inputs();
   for (const Node& node : graph_.nodes())
     if (!done_.count(graph_.position(node))) add_node(node);
   add_outputs();
+  look_ahead();
+}
+
+// Of the weights of all layers, packed.
+size_t Builder::weight_bytes() const {
+  size_t bytes = 0;
+  for (const Node& node : graph_.nodes()) {
+    if (node.code != kConv && node.code != kDepthwise) continue;
+    const TfLiteTensor& w = tensor(node.inputs[1]);
+    const int* d = w.dims->data;
+    if (node.code == kDepthwise)
+      bytes += whole_lines(9 * size_t(whole(d[3], kLayerLanes) * kLayerLanes) * sizeof(int32_t));
+    else if (is_float(w))
+      bytes += whole_lines(size_t(whole(d[0], kLayerLanes) * kLayerLanes) * size_t(d[3]) * sizeof(float));
+    else
+      bytes += whole_lines(packed_bytes(d[0], d[1], d[3]));
+  }
+  return bytes;
+}
+
+void* Builder::weights(size_t bytes) {
+  bytes = whole_lines(bytes);
+  if (bytes > weights_left_) throw std::runtime_error("the weights of a layer are counted wrongly.");
+  weights_left_ -= bytes;
+  return next_weight_ += bytes, next_weight_ - bytes;
+}
+
+// Every convolution fetches what follows its own weights: the more, the more it computes. So all have been fetched when
+// the last layers with many weights begin, and no more lies in the cache than must.
+void Builder::look_ahead() {
+  double products = 0, done = 0;
+  for (size_t i = 0; i < work_.size(); ++i)
+    if (i + kLastLayers < work_.size()) products += work_[i].second;
+  const char *fetched = weights_, *end = next_weight_;
+  for (size_t i = 0; i < work_.size(); ++i) {
+    done += work_[i].second;
+    const double share = products > 0 && done < products ? done / products : 1.0;
+    const char* until = weights_ + int64_t(double(end - weights_) * share) / 64 * 64;
+    const char* own_end = i + 1 < work_.size() ? work_[i + 1].first : end;
+    if (fetched < own_end) fetched = own_end;
+    if (until > fetched) program_.ahead_[i] = {fetched, size_t(until - fetched)}, fetched = until;
+  }
 }
 
 void* Builder::memory(size_t bytes) {
@@ -137,6 +186,14 @@ int Builder::floats(int index) {
   const int t = root(index);
   if (float_made_.count(t)) return t;
   if (!dequantize_of(t)) throw std::runtime_error("a float32 tensor is read before it is made.");
+  const int from = dequantize_of(t)->inputs[0];
+  if (const auto layer = waiting_.find(from); layer != waiting_.end()) {  // straight from its sums
+    const Node& node = *layer->second;
+    waiting_.erase(layer);
+    place(t);
+    add_convolution(node, {}, -1, t);
+    return t;
+  }
   const Read value = read(t);
   place(t);
   add_combine(value, image_of(tensor(t)), {}, -1, t);
@@ -178,17 +235,12 @@ Builder::Written Builder::write(int index) {
   return found;
 }
 
-// Whether a layer's only use is in one sum or product, as float32 or as int8.
+// Whether a layer's only use is as float32, or in one product of int8.
 bool Builder::waits(const Node& layer) const {
   const int y = layer.outputs[0];
   const Node* reader = graph_.reader(y);
   if (leaves(y) || !reader) return false;
-  if (reader->code == kDequantize) {
-    if (leaves(reader->outputs[0])) return false;
-    reader = graph_.reader(reader->outputs[0]);
-    return reader && (reader->code == kAdd || reader->code == kMul) && is_float(tensor(reader->outputs[0])) &&
-           reader->inputs[0] != reader->inputs[1] && same_shape(tensor(reader->inputs[0]), tensor(reader->inputs[1]));
-  }
+  if (reader->code == kDequantize) return true;
   return reader->code == kMul && reader->inputs[0] != reader->inputs[1];
 }
 
@@ -254,14 +306,17 @@ void Builder::add_convolution(const Node& node, Finish finish, int other, int va
   const auto padded = padding_.find(node.inputs[0]);
   c.padding = own_padding(graph_, node) + (padded == padding_.end() ? 0 : padded->second);
   c.height = out.height, c.width = out.width, c.channels = out.channels;
-  auto* weight = static_cast<int8_t*>(memory(packed_bytes(c.channels, c.side, c.in.channels)));
+  auto* weight = static_cast<int8_t*>(weights(packed_bytes(c.channels, c.side, c.in.channels)));
   auto* bias = static_cast<int32_t*>(memory(size_t(whole(c.channels, kLayerLanes) * kLayerLanes) * sizeof(int32_t)));
   pack_convolution(static_cast<const int8_t*>(w.data), static_cast<const int32_t*>(tensor(node.inputs[2]).data),
                    c.channels, c.side, c.in.channels, c.in_zero, weight, bias);
   c.weight = weight, c.bias = bias, c.scale = rescales(node, c.channels);
   c.step = y.params.scale, c.zero = byte_zero(y), c.low = node.conv.activation == kRelu ? c.zero : 0;
   c.finish = finish;
-  step([c, other, values, run = kernels_.convolve, program = &program_]() mutable {
+  work_.emplace_back(reinterpret_cast<const char*>(weight), double(out.height) * out.width * double(w.bytes));
+  program_.ahead_.emplace_back();
+  step([index = program_.ahead_.size() - 1, c, other, values, run = kernels_.convolve, program = &program_]() mutable {
+    c.ahead = program->ahead_[index];
     if (other >= 0) c.finish.other.values = program->floats(other);
     if (values >= 0) c.finish.target.values = program->floats(values);
     run(c);
@@ -275,7 +330,7 @@ void Builder::add_depthwise(const Node& node) {
   Depthwise d;
   d.in = from.bytes, d.out = to.bytes;
   const size_t width = size_t(whole(d.in.channels, kLayerLanes) * kLayerLanes);
-  auto *weight = static_cast<int32_t*>(memory(9 * width * sizeof(int32_t))),
+  auto *weight = static_cast<int32_t*>(weights(9 * width * sizeof(int32_t))),
        *bias = static_cast<int32_t*>(memory(width * sizeof(int32_t)));
   pack_depthwise(static_cast<const int8_t*>(w.data), static_cast<const int32_t*>(tensor(node.inputs[2]).data),
                  d.in.channels, from.zero, weight, bias);
@@ -291,7 +346,7 @@ void Builder::add_linear(const Node& node) {
   Linear l;
   l.rows = int64_t(out.height) * out.width, l.inputs = in.channels, l.outputs = out.channels;
   const size_t width = size_t(whole(l.outputs, kLayerLanes) * kLayerLanes);
-  auto *weight = static_cast<float*>(memory(width * size_t(l.inputs) * sizeof(float))),
+  auto *weight = static_cast<float*>(weights(width * size_t(l.inputs) * sizeof(float))),
        *bias = static_cast<float*>(memory(width * sizeof(float)));
   pack_linear(static_cast<const float*>(tensor(node.inputs[1]).data), l.outputs, l.inputs, weight);
   std::memcpy(bias, tensor(node.inputs[2]).data, size_t(l.outputs) * sizeof(float));
@@ -307,6 +362,7 @@ void Builder::add_pair(const Node& node) {
   const int y = node.outputs[0];
   const auto layer_of = [&](int t) -> const Node* {
     const Node* maker = graph_.maker(t);
+    if (leaves(t) || !graph_.reader(t)) return nullptr;  // others need it by itself
     const auto found = waiting_.find(maker && maker->code == kDequantize ? maker->inputs[0] : t);
     return found == waiting_.end() ? nullptr : found->second;
   };

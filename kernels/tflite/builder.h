@@ -44,6 +44,9 @@ class Builder {
   int root(int tensor) const;
   bool leaves(int tensor) const { return outputs_.count(tensor) > 0; }
   void* memory(size_t bytes);
+  void* weights(size_t bytes);
+  size_t weight_bytes() const;
+  void look_ahead();
   template <class Fn>
   void step(Fn fn);
 
@@ -82,6 +85,9 @@ class Builder {
   const Row& row_;
   const LayerKernels& kernels_;
   size_t next_scan_ = 0;
+  char *weights_ = nullptr, *next_weight_ = nullptr;  // all layers', in the order of the steps
+  size_t weights_left_ = 0;
+  std::vector<std::pair<const char*, double>> work_;  // of each convolution: where its weights are, and its products
   std::unordered_set<int> outputs_, float_made_;
   std::unordered_map<int, int> alias_, padding_, border_;  // padding: of the tensors that padding operators make
   std::unordered_map<int, Map> maps_;

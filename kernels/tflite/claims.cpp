@@ -73,7 +73,7 @@ bool is_doubling(const Graph& g, const Node& n) {
 // The product or sum of two tensors that are computed, of one shape.
 bool is_pairwise(const Graph& g, const Node& n) {
   const TfLiteTensor &a = g.tensor(n.inputs[0]), &b = g.tensor(n.inputs[1]), &y = g.tensor(n.outputs[0]);
-  if (n.conv.activation || !same_shape(a, b) || !same_shape(a, y) || !image_of(y)) return false;
+  if (n.conv.activation || n.inputs[0] == n.inputs[1] || !same_shape(a, b) || !same_shape(a, y) || !image_of(y)) return false;
   if (is_constant(a) || is_constant(b)) return false;
   return (is_float(a) && is_float(b) && is_float(y)) || (n.code == kMul && is_int8(a) && is_int8(b) && is_int8(y));
 }

@@ -4,14 +4,21 @@
 #include <cstring>
 #include <new>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "builder.h"
 
 namespace edge_hands::tflite {
 
-Memory::Memory(size_t bytes) {
-  const size_t whole_lines = (bytes + kLayerSlack + 63) / 64 * 64;
-  data_.reset(std::aligned_alloc(64, whole_lines));
+Memory::Memory(size_t bytes, bool often) {
+  const size_t unit = often ? 2 << 20 : 64, whole_lines = (bytes + kLayerSlack + unit - 1) / unit * unit;
+  data_.reset(std::aligned_alloc(unit, whole_lines));
   if (!data_) throw std::bad_alloc();
+#if defined(__linux__)
+  if (often) madvise(data_.get(), whole_lines, MADV_HUGEPAGE);  // without it there are more misses, no more
+#endif
   std::memset(data_.get(), 0, whole_lines);
 }
 

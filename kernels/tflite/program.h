@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "edge_hands/layers.h"
 #include "edge_hands/rows.h"
 #include "graph.h"
 #include "scan_node.h"
@@ -17,7 +18,8 @@ namespace edge_hands::tflite {
 // 64-byte aligned, zeroed, with some bytes behind the end that may be read.
 class Memory {
  public:
-  explicit Memory(size_t bytes);
+  // `often` asks for large pages, for what is read all through every run.
+  explicit Memory(size_t bytes, bool often = false);
   void* get() const { return data_.get(); }
 
  private:
@@ -46,6 +48,7 @@ class Program {
 
   Places places_;
   std::vector<std::unique_ptr<Memory>> memory_;
+  std::vector<Ahead> ahead_;                      // of each convolution, in their order
   std::vector<int> boundary_;                     // float32 tensors in the runtime's memory
   std::vector<std::pair<int, size_t>> elements_;  // of all tensors that cross the border
   std::vector<std::function<std::string(TfLiteContext*)>> steps_;

@@ -25,6 +25,13 @@ constexpr int64_t kLayerInputs = 4;
 // Bytes or floats that a kernel may read, not use, behind a tensor's end.
 constexpr size_t kLayerSlack = 64;
 
+// Memory that later layers read, which a layer fetches while it computes. Weights are read once a run, and are more than a
+// second-level cache holds: waiting for them took as long as computing.
+struct Ahead {
+  const char* data = nullptr;
+  size_t bytes = 0;
+};
+
 struct Bytes {
   uint8_t* data = nullptr;  // channel 0 of pixel (0, 0), inside the border
   int32_t height = 0, width = 0, channels = 0, border = 0;
@@ -78,6 +85,7 @@ struct Convolution {
   const float* scale = nullptr;
   float step = 1.0f;  // of the result q, with its zero point and its least value
   int32_t zero = 0, low = 0;
+  Ahead ahead;
   Finish finish;  // kNothing with only bytes to write takes q as it is
 };
 

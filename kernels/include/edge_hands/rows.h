@@ -5,10 +5,11 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "edge_hands/layers.h"
 #include "edge_hands/scan.h"
 
 namespace edge_hands {
+
+struct LayerKernels;  // layers.h
 
 struct Row {
   const char* name;
