@@ -1,7 +1,8 @@
 # Every target does its own set-up from a bare clone, into .venv; a stamp file makes the second run fast.
 #
 #   make demo [PHOTO=path]   light install, then the bundled int8 model on the bundled sample and on PHOTO
-#   make test                everything that takes seconds      make test-all   the slow tests too
+#   make test                everything that takes seconds      make test-all   the slow tests too (not in CI)
+#                            both in JOBS processes (2); ARGS are pytest's
 #   make lint                ruff                                make bench-kernels   times of the scans
 #   make assets              mesh and panoramas for `edge-hands synth` (npm ci)
 #   make train-bundled       both bundled models from nothing into train_out (hours; resumable)
@@ -10,7 +11,10 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# A folder's tests stay together (tests/conftest.py), as they share what they build.
+PYTEST  = $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 OUT    ?= demo_out
+JOBS   ?= 2
 SAMPLE := edge_hands/bundled/sample.jpg
 
 BUILD_FILES := pyproject.toml CMakeLists.txt $(shell find kernels -name '*.h' -o -name '*.cpp')
@@ -28,10 +32,10 @@ ifneq ($(strip $(PHOTO)),)
 endif
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
 test-all: $(VENV)/.dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

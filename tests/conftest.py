@@ -24,6 +24,18 @@ if hypothesis is not None:
     hypothesis.settings.load_profile("project")
 
 
+#: Folders that share exports.
+_EXPORTS = ("conformance", "export_targets")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """For ``-n``: what shares exports, builds or shards, at least a folder, is tested in one process."""
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            folder = item.path.parent.name
+            item.add_marker(pytest.mark.xdist_group("exports" if folder in _EXPORTS else folder))
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     """A random generator that is the same in every run."""

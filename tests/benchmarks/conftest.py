@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from ..quantization.conftest import crop_shards, make_shard  # noqa: F401
+from ..quantization.conftest import crop_shards  # noqa: F401
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 

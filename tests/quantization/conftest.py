@@ -80,18 +80,19 @@ def make_shard() -> Callable:
 
 
 @pytest.fixture(scope="session")
-def crop_shards(tmp_path_factory, make_shard) -> Path:
-    folder = tmp_path_factory.mktemp("crops")
-    make_shard(folder / "train-00000.tar", "crop", 96, 0)
-    make_shard(folder / "val-00000.tar", "crop", 32, 1)
-    return folder
+def crop_shards(tmp_path_factory) -> Path:
+    return _shards(tmp_path_factory.mktemp("crops"), crop_sample, 96)
 
 
 @pytest.fixture(scope="session")
-def frame_shards(tmp_path_factory, make_shard) -> Path:
-    folder = tmp_path_factory.mktemp("frames")
-    make_shard(folder / "train-00000.tar", "frame", 48, 0)
-    make_shard(folder / "val-00000.tar", "frame", 32, 1)
+def frame_shards(tmp_path_factory) -> Path:
+    return _shards(tmp_path_factory.mktemp("frames"), frame_sample, 48)
+
+
+def _shards(folder: Path, sample: Callable, count: int) -> Path:
+    """``count`` samples to train on and 32 to validate."""
+    write_shard(folder / "train-00000.tar", sample, count, 0)
+    write_shard(folder / "val-00000.tar", sample, 32, 1)
     return folder
 
 
