@@ -3,9 +3,12 @@
 The fake-quant graph computes an int8 layer in float32 and rounds once; kernels add int8 products and an int32 bias
 exactly, multiply by one float32 a channel and round to the nearest, ties to even. A sum that lies half-way between two
 integers then falls on either side. ``integer_exact`` makes every int8 layer of a graph compute as the kernels do:
-float32 where all its sums are exact in that (|sum| < 2^24 for any input), else float64. Everything between the layers
-stays the float32 it is; only what rounds it to int8 differs between runtimes: XNNPACK multiplies by 1 / scale, as the
-fake-quant graph does, ONNX divides by the scale (``division``).
+float32 where all its sums are exact in that (|sum| < 2^24 for any input), else float64.
+
+Between the layers all is float32, and two things differ between runtimes. XNNPACK (LiteRT, ExecuTorch, and our delegate
+after it) rounds to int8 by multiplying by 1 / scale, as the fake-quant graph does, and adds the products of a float32
+1 x 1 convolution one by one in the order of its inputs, from the bias on, each with one rounding; torch adds them in an
+order of its own. ONNX divides by the scale (``division``), and its order is not known: torch's is left.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ _ops = torch.ops.quantized_decomposed
 _QUANTIZE, _DEQUANTIZE = _ops.quantize_per_tensor.default, _ops.dequantize_per_tensor.default
 _DEQUANTIZE_WEIGHT = _ops.dequantize_per_channel.default
 _CONV = torch.ops.aten.conv2d.default
+#: Strides, paddings, dilations and groups of a convolution that is one product of matrices, as strings.
+_PLAIN = {"[1, 1]", "[0, 0]", "1"}
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,8 @@ def integer_exact(model: QuantizedModel, division: bool = False) -> QuantizedMod
     """A copy of a converted model whose int8 layers compute in exact integers; ``division`` rounds as ONNX does."""
     model = copy.deepcopy(model)
     graph = model.body
+    if not division:
+        _order_sums(graph)
     for number, node in enumerate(graph.graph.find_nodes(op="call_function", target=_QUANTIZE)):
         relu = node.args[0] if node.args[0].target in RELUS else None
         layer = relu.args[0] if relu else node.args[0]
@@ -73,6 +80,33 @@ def integer_exact(model: QuantizedModel, division: bool = False) -> QuantizedMod
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return model
+
+
+def _order_sums(graph: GraphModule) -> None:
+    """Makes the float32 1 x 1 convolutions of a graph add as XNNPACK does."""
+    for number, node in enumerate(graph.graph.find_nodes(op="call_function", target=_CONV)):
+        x, weight, *rest = node.args
+        if weight.op != "get_attr" or _tensor(graph, weight).shape[2:] != (1, 1) or set(map(str, rest[1:])) - _PLAIN:
+            continue
+
+        def function(x: Tensor, weight: Tensor, bias: Tensor | None = None, *_: object) -> Tensor:
+            return _fused_sums(x, weight, bias)
+
+        function.__name__, function.__module__ = f"ordered_layer_{number}", __name__  # as for integer layers below
+        node.target = function
+
+
+def _fused_sums(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A 1 x 1 convolution of x (B, C, H, W): bias, then x_k w_k for each k in turn, added with one rounding each.
+
+    A product of two float32 is exact in float64; a sum is rounded to that first, which almost never decides the rest.
+    """
+    total = torch.zeros(len(weight)) if bias is None else bias
+    total = total.view(1, -1, 1, 1).expand(len(x), -1, *x.shape[2:])
+    wide, factors = x.double(), weight.double()[..., 0]
+    for k in range(x.shape[1]):
+        total = torch.addcmul(total.double(), wide[:, k : k + 1], factors[None, :, k, :, None]).float()
+    return total
 
 
 def _divide(x: Tensor, scale: float, zero: int) -> Tensor:

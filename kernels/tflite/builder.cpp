@@ -96,14 +96,15 @@ int Builder::root(int tensor) const {
 void Builder::find_aliases() {
   for (const Node& node : graph_.nodes()) {
     const int y = node.outputs[0];
-    if (node.code == kReshape || node.code == kPad) alias_[y] = node.inputs[0];
+    const bool copied = node.code == kReshape && is_float(tensor(y)) && leaves(y);
+    if ((node.code == kReshape && !copied) || node.code == kPad) alias_[y] = node.inputs[0];
     if (node.code == kPad) padding_[y] = padding_of(graph_, node);
     if (const int source = transposed_back(graph_, node); source >= 0) {
       alias_[y] = source;
     } else if (node.code == kTranspose && leaves(y)) {
       throw std::runtime_error("a transposed tensor is read by others too.");
     }
-    if (alias_.count(y) && leaves(y)) throw std::runtime_error("a reshaped or padded tensor is read by others too.");
+    if (node.code == kPad && leaves(y)) throw std::runtime_error("a padded tensor is read by others too.");
   }
 }
 
@@ -265,6 +266,13 @@ void Builder::add_node(const Node& node) {
       return add_quantize(node);
     case kDequantize:
       if (leaves(node.outputs[0])) floats(node.outputs[0]);
+      return;
+    case kReshape:
+      if (!alias_.count(node.outputs[0])) {
+        const Read value = read(node.inputs[0]);
+        place(node.outputs[0]);
+        add_combine(value, image_of(tensor(node.inputs[0])), {}, -1, node.outputs[0]);
+      }
       return;
     case kRsqrt:
       return add_unit_rms(unit_rms_at(graph_, node));

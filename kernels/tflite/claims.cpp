@@ -10,7 +10,7 @@ constexpr int kSame = 1, kValid = 2, kRelu = 1;
 
 // The scales of int8 weights, one for each output channel of `axis`, all without a zero point.
 bool has_channel_scales(const TfLiteTensor& weight, int axis) {
-  if (!is_constant(weight) || weight.type != kTfLiteInt8 || weight.quantization.type != kAffineQuantization) return false;
+  if (weight.type != kTfLiteInt8 || !is_whole(weight) || weight.quantization.type != kAffineQuantization) return false;
   const auto* affine = static_cast<const AffineQuantization*>(weight.quantization.params);
   if (!affine || !affine->scale || !affine->zero_point || affine->scale->size != weight.dims->data[axis]) return false;
   const int* zeros = affine->zero_point->data;
@@ -27,7 +27,8 @@ bool is_int8_convolution(const Graph& g, const Node& n) {
   if (n.inputs.size() != 3) return false;
   const TfLiteTensor &x = g.tensor(n.inputs[0]), &w = g.tensor(n.inputs[1]), &y = g.tensor(n.outputs[0]);
   const Image in = image_of(x), out = image_of(y);
-  if (!in || !out || !is_int8(x) || !is_int8(y) || !w.dims || w.dims->size != 4 || !has_channel_scales(w, 0)) return false;
+  if (!in || !out || !is_int8(x) || !is_int8(y) || is_constant(x) || !w.dims || w.dims->size != 4) return false;
+  if (!has_channel_scales(w, 0)) return false;
   const int side = w.dims->data[1], stride = n.conv.stride_height;
   if (w.dims->data[0] != out.channels || w.dims->data[2] != side || w.dims->data[3] != in.channels) return false;
   if ((side != 1 && side != 3) || (stride != 1 && stride != 2) || n.conv.stride_width != stride) return false;
@@ -42,7 +43,7 @@ bool is_int8_depthwise(const Graph& g, const Node& n) {
   if (n.inputs.size() != 3) return false;
   const TfLiteTensor &x = g.tensor(n.inputs[0]), &w = g.tensor(n.inputs[1]), &y = g.tensor(n.outputs[0]);
   const Image in = image_of(x), out = image_of(y);
-  if (!in || !(in == out) || !is_int8(x) || !is_int8(y) || !w.dims || w.dims->size != 4) return false;
+  if (!in || !(in == out) || !is_int8(x) || !is_int8(y) || is_constant(x) || !w.dims || w.dims->size != 4) return false;
   const int* d = w.dims->data;
   return d[0] == 1 && d[1] == 3 && d[2] == 3 && d[3] == in.channels && has_channel_scales(w, 3) &&
          n.conv.stride_height == 1 && n.conv.stride_width == 1 && n.conv.dilation_height == 1 &&
@@ -55,7 +56,7 @@ bool is_float_convolution(const Graph& g, const Node& n) {
   if (n.inputs.size() != 3) return false;
   const TfLiteTensor &x = g.tensor(n.inputs[0]), &w = g.tensor(n.inputs[1]), &y = g.tensor(n.outputs[0]);
   const Image in = image_of(x), out = image_of(y);
-  if (!in || !out || !is_float(x) || !is_float(y) || !is_float(w) || !is_constant(w) || !w.dims) return false;
+  if (!in || !out || !is_float(x) || !is_float(y) || !is_float(w) || !is_whole(w) || !w.dims) return false;
   const int* d = w.dims->data;
   return w.dims->size == 4 && d[0] == out.channels && d[1] == 1 && d[2] == 1 && d[3] == in.channels &&
          in.height == out.height && in.width == out.width && n.conv.stride_height == 1 && n.conv.stride_width == 1 &&
@@ -87,7 +88,7 @@ bool is_known(const Graph& g, const Node& n) {
     case kDepthwise:
       return is_int8_depthwise(g, n);
     case kQuantize:
-      return is_float(x) && is_int8(y) && image_of(y) && same_shape(x, y);
+      return is_float(x) && is_int8(y) && !is_constant(x) && image_of(y) && same_shape(x, y);
     case kDequantize:
       return is_int8(x) && is_float(y) && image_of(y) && same_shape(x, y);
     case kAdd:
@@ -109,8 +110,11 @@ bool is_known(const Graph& g, const Node& n) {
 int padding_of(const Graph& g, const Node& pad) {
   const TfLiteTensor &x = g.tensor(pad.inputs[0]), &y = g.tensor(pad.outputs[0]);
   const std::vector<int> sizes = constant_ints(g.tensor(pad.inputs[1]));
-  if (pad.code != kPad || !is_int8(x) || !is_int8(y) || !image_of(x) || sizes.size() != 8) return -1;
+  const Image in = image_of(x);
+  if (pad.code != kPad || !is_int8(x) || !is_int8(y) || is_constant(x) || !in || sizes.size() != 8) return -1;
   const int edge = sizes[2];
+  if (edge < 1 || edge > in.height + in.width || !(image_of(y) == Image{in.height + 2 * edge, in.width + 2 * edge, in.channels}))
+    return -1;
   return sizes == std::vector<int>{0, 0, edge, edge, edge, edge, 0, 0} ? edge : -1;
 }
 
@@ -125,7 +129,7 @@ int transposed_back(const Graph& g, const Node& back) {
   if (first.size() != second.size() || first.empty()) return -1;
   for (size_t i = 0; i < first.size(); ++i)
     if (second[i] < 0 || size_t(second[i]) >= first.size() || first[size_t(second[i])] != int(i)) return -1;
-  return there->inputs[0];
+  return same_shape(g.tensor(there->inputs[0]), g.tensor(back.outputs[0])) ? there->inputs[0] : -1;
 }
 
 Affine affine_before(const Graph& g, const Node& quantize) {
@@ -144,7 +148,12 @@ std::vector<bool> claimed_nodes(const Graph& graph, bool layers) {
   std::vector<bool> taken(nodes.size());
   for (size_t i = 0; i < nodes.size(); ++i) taken[i] = nodes[i].scan;
   const auto is_layer = [&](const Node& n) { return n.code == kConv && is_int8_convolution(graph, n); };
+  const auto is_resized = [&](const Node& n) {
+    return n.scan && (n.inputs.empty() || n.outputs.size() != 1 || n.inputs[0] < 0 || n.outputs[0] < 0 ||
+                      !same_shape(graph.tensor(n.inputs[0]), graph.tensor(n.outputs[0])));
+  };
   if (!layers || std::none_of(nodes.begin(), nodes.end(), is_layer)) return taken;
+  if (std::any_of(nodes.begin(), nodes.end(), is_resized)) return taken;
 
   const auto made_by_us = [&](int tensor) {
     const Node* maker = graph.maker(tensor);

@@ -1,9 +1,12 @@
-// A TensorFlow Lite delegate for the custom ops edge_hands.selective_scan and edge_hands.deformable_scan. A runtime
+// A TensorFlow Lite delegate for the custom ops edge_hands.selective_scan and edge_hands.deformable_scan, and for int8
+// layers around them. A runtime
 // loads the library by its path (load_delegate in Python, TfLiteExternalDelegateCreate in C++) and calls
 // tflite_plugin_create_delegate; what is not ours stays with the runtime's own kernels and delegates.
 //
-// Option "threads": threads of one scan, 1 to 256; without it those that the interpreter was given. EDGE_HANDS_ISA in
-// the environment forces a row of kernels. Nothing throws beyond this file.
+// Option "threads": threads of one scan, 1 to 256; without it those that the interpreter was given. Option "layers": 1
+// takes the int8 layers of a model too, 0 leaves them to the runtime; without it they are taken where this CPU has fast
+// kernels for them (edge_hands/layers.h) and one thread is asked for. EDGE_HANDS_ISA in the environment forces a row of
+// kernels. Nothing throws beyond this file.
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -160,11 +163,12 @@ TfLiteStatus claim(TfLiteContext* context, TfLiteDelegate* delegate) noexcept {
 }
 
 std::string set_option(Delegate& delegate, const std::string& key, const char* value) {
-  if (key == "layers" && (!std::strcmp(value, "0") || !std::strcmp(value, "1"))) {
+  if (key == "layers") {
+    if (std::strcmp(value, "0") && std::strcmp(value, "1")) return std::string("layers: expected 0 or 1, found ") + value + ".";
     delegate.layers = value[0] - '0';
     return "";
   }
-  if (key != "threads") return "unknown option " + key + "; there are threads and layers, the latter 0 or 1.";
+  if (key != "threads") return "unknown option " + key + "; there is threads, and layers.";
   char* end = nullptr;
   const long threads = std::strtol(value, &end, 10);
   if (end == value || *end || threads < 1 || threads > kMaxThreads)

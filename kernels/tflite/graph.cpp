@@ -10,6 +10,17 @@ namespace edge_hands::tflite {
 namespace {
 
 constexpr int kMmapRo = 1;  // TfLiteAllocationType of what lies in the file
+// Larger images are not ours: no network has them, and damaged files do.
+constexpr int64_t kLargestSide = 1 << 16, kLargestImage = 1 << 28;
+
+// Whether a node has the inputs that its operator must have; an optional one that is left out makes it none of ours.
+bool has_inputs(const Node& node) {
+  for (const int t : node.inputs)
+    if (t < 0) return false;
+  const bool one = node.code == kDequantize || node.code == kQuantize || node.code == kReshape || node.code == kRsqrt;
+  const bool three = node.code == kConv || node.code == kDepthwise;
+  return !node.outputs.empty() && node.outputs[0] >= 0 && node.inputs.size() >= (one ? 1u : three ? 3u : 2u);
+}
 
 }  // namespace
 
@@ -38,6 +49,7 @@ Graph::Graph(TfLiteContext* context, const TfLiteIntArray& indices)
         std::memcpy(&made.conv.activation, node->builtin_data, sizeof(int));
       if (made.code == kResizeNearest) std::memcpy(&made.conv.activation, node->builtin_data, 1);  // align_corners
     }
+    if (!made.scan && !has_inputs(made)) made.code = -1;
     const int position = int(nodes_.size());
     for (const int t : made.outputs)
       if (t >= 0) maker_[size_t(t)] = position;
@@ -71,8 +83,10 @@ bool is_float(const TfLiteTensor& tensor) { return tensor.type == kTfLiteFloat32
 Image image_of(const TfLiteTensor& tensor) {
   if (!tensor.dims || tensor.dims->size < 3 || tensor.dims->size > 4) return {};
   const int* d = tensor.dims->data;
-  for (int i = 0; i < tensor.dims->size; ++i)
-    if (d[i] < 1) return {};
+  int64_t size = 1;
+  for (int i = 0; i < tensor.dims->size; ++i) {
+    if (d[i] < 1 || d[i] > kLargestSide || (size *= d[i]) > kLargestImage) return {};
+  }
   if (d[0] != 1) return {};
   return tensor.dims->size == 4 ? Image{d[1], d[2], d[3]} : Image{1, d[1], d[2]};
 }
@@ -81,6 +95,17 @@ std::vector<int> constant_ints(const TfLiteTensor& tensor) {
   if (!is_constant(tensor) || tensor.type != kTfLiteInt32 || tensor.bytes % sizeof(int32_t)) return {};
   const auto* values = static_cast<const int32_t*>(tensor.data);
   return {values, values + tensor.bytes / sizeof(int32_t)};
+}
+
+bool is_whole(const TfLiteTensor& tensor) {
+  const size_t each = tensor.type == kTfLiteInt8 ? 1 : 4;
+  if (!is_constant(tensor) || !tensor.dims) return false;
+  size_t count = 1;
+  for (int i = 0; i < tensor.dims->size; ++i) {
+    if (tensor.dims->data[i] < 1 || count > size_t(kLargestImage)) return false;
+    count *= size_t(tensor.dims->data[i]);
+  }
+  return count <= size_t(kLargestImage) && tensor.bytes == count * each;
 }
 
 bool is_scalar(const TfLiteTensor& tensor) {
@@ -118,6 +143,7 @@ UnitRms unit_rms_at(const Graph& graph, const Node& rsqrt) {
   found.x = slice->inputs[0], found.y = product->outputs[0];
   found.first = begin[size_t(last)], found.count = part.dims->data[last], found.width = x.dims->data[last];
   if (found.first < 0 || found.first + found.count > found.width) return {};
+  if (!same_shape(part, graph.tensor(found.y)) || !is_float(graph.tensor(found.y))) return {};
   found.epsilon = *static_cast<const float*>(graph.tensor(add->inputs[1]).data);
   for (const Node* node : {slice, square, mean, add, reshape, &rsqrt, product})
     found.nodes.push_back(graph.position(*node));

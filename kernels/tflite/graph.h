@@ -75,6 +75,8 @@ struct Image {
 Image image_of(const TfLiteTensor& tensor);
 // The values of an int32 constant; empty if it is none.
 std::vector<int> constant_ints(const TfLiteTensor& tensor);
+// A constant, float32, int32 or int8, whose memory is as large as its shape says.
+bool is_whole(const TfLiteTensor& tensor);
 // A float32 constant of one value.
 bool is_scalar(const TfLiteTensor& tensor);
 

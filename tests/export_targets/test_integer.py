@@ -69,3 +69,18 @@ def test_the_first_layers_of_a_runtime_round_the_same_way(model: qat.QuantizedMo
     theirs = bisect._in_runtime(cut, runtime, "portable", images, gate.Reference(precise, precise))
     for name in first:
         assert np.abs(theirs[name] - precise[name]).max() < 1e-6, described[name]
+
+
+def test_float32_sums_are_added_in_order_with_one_rounding_each():
+    """As XNNPACK's kernels do: bias, then one fused product after the other."""
+    rng = np.random.default_rng(0)
+    x, weight = rng.normal(size=(2, 37, 3, 4)).astype(np.float32), rng.normal(size=(5, 37)).astype(np.float32)
+    bias = rng.normal(size=5).astype(np.float32)
+    found = integer._fused_sums(*map(torch.from_numpy, (x, weight[..., None, None], bias))).numpy()
+    expected = np.broadcast_to(bias[None, :, None, None], found.shape)
+    for k in range(37):
+        product = x[:, k : k + 1].astype(np.float64) * weight[None, :, k, None, None]
+        expected = (expected.astype(np.float64) + product).astype(np.float32)
+    np.testing.assert_array_equal(found, expected)
+    plain = torch.nn.functional.conv2d(*map(torch.from_numpy, (x, weight[..., None, None], bias))).numpy()
+    assert 0 < np.abs(found - plain).max() < 1e-5  # another order rounds elsewhere, and not by much

@@ -1,0 +1,143 @@
+"""The int8 layers of the TFLite delegate against XNNPACK's, bit for bit, and against the graph in exact integers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_hands.bundle import bundled
+from edge_hands.kernels.delegate import delegate_path
+
+pytest.importorskip("ai_edge_litert")
+LIBRARY = delegate_path()
+if LIBRARY is None:
+    pytest.skip("libedge_hands_tflite.so is not built", allow_module_level=True)
+
+BUNDLES = Path(__file__).parents[1] / "data" / "bundles"
+FILES = {name: BUNDLES / name / "model.tflite" for name in ("test_dfmamba", "test_detector")}  # portable forms
+FILES |= {kind: next(bundled(kind).glob("*.tflite")) for kind in ("landmarks", "detector")}
+
+#: Runs a file with and without our layers, on some images, and stores the outputs of both.
+CHILD = """
+import sys
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter, load_delegate
+library, file, out = sys.argv[1:]
+found = {}
+for layers in (0, 1):
+    delegate = load_delegate(library, {"threads": 1, "layers": layers})
+    interpreter = Interpreter(file, num_threads=1, experimental_delegates=[delegate])
+    runner = interpreter.get_signature_runner()
+    name, place = next(iter(runner.get_input_details().items()))
+    rng = np.random.default_rng(0)
+    for turn in range(3):
+        image = rng.random(place["shape"], np.float32) * 1.2 - 0.1
+        for key, value in runner(**{name: image}).items():
+            found[f"{layers} {turn} {key}"] = value
+np.savez(out, **found)
+"""
+
+
+def outputs(file: Path, isa: str, out: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Of XNNPACK's layers and of ours, by turn and name."""
+    environment = {**os.environ, "EDGE_HANDS_ISA": isa}
+    subprocess.run([sys.executable, "-c", CHILD, str(LIBRARY), str(file), str(out)], check=True, env=environment)
+    found = np.load(out)
+    return tuple({key[2:]: found[key] for key in found if key.startswith(which)} for which in "01")
+
+
+def rows_with_layers() -> list[str]:
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
+    return ["scalar", *(["avx512"] if "avx512_vnni" in flags else [])]
+
+
+@pytest.mark.parametrize("isa", rows_with_layers())
+@pytest.mark.parametrize("name", FILES)
+def test_a_network_computes_what_it_does_with_xnnpack(name, isa, tmp_path):
+    """Scalar sums of products round apart where XNNPACK's are fused: there positions agree to a thousandth."""
+    theirs, ours = outputs(FILES[name], isa, tmp_path / "outputs.npz")
+    assert ours.keys() == theirs.keys()
+    for key, value in theirs.items():
+        assert np.isfinite(ours[key]).all(), key
+        if isa == "avx512":
+            np.testing.assert_array_equal(ours[key], value, err_msg=key)
+        else:
+            assert np.abs(ours[key] - value).mean() <= 0.02 * np.abs(value).max(), key
+
+
+@pytest.fixture(scope="module")
+def odd_network(tmp_path_factory) -> Path:
+    """Layers of sizes that fill no register and no tile, in every combination that is fused; quantised, as a file."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("litert_torch")
+    from torch import nn
+    from torchao.quantization import pt2e
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_qat_pt2e
+
+    from edge_hands.export_targets.litert import convert_module
+    from edge_hands.quantization.quantizer import EdgeHandsQuantizer
+
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Sequential(nn.Conv2d(3, 19, 3, 2, 1), nn.ReLU())
+            self.same = nn.Conv2d(19, 19, 3, 1, 1)
+            self.wide = nn.Sequential(nn.Conv2d(19, 50, 1), nn.ReLU())
+            self.depth = nn.Conv2d(50, 50, 3, 1, 1, groups=50)
+            self.gate = nn.Conv2d(19, 50, 1)
+            self.back = nn.Conv2d(50, 19, 1)
+            self.smaller = nn.Conv2d(19, 33, 3, 2, 1)
+            self.shut = nn.Conv2d(33, 19, 1)
+
+        def forward(self, image):
+            x = self.stem(image.permute(0, 3, 1, 2) * 4.0 - 2.0)
+            x = x + self.same(x)
+            x = x + self.back(self.depth(self.wide(x)) * self.gate(x))
+            small = nn.functional.interpolate(self.shut(self.smaller(x)), scale_factor=2.0, mode="nearest")
+            return {"sum": (x + small).permute(0, 2, 3, 1), "gate": self.gate(x).permute(0, 2, 3, 1)}
+
+    torch.manual_seed(0)
+    inputs = torch.rand(1, 24, 28, 3)
+    graph = prepare_qat_pt2e(torch.export.export(Odd().eval(), (inputs,)).module(), EdgeHandsQuantizer())
+    pt2e.move_exported_model_to_eval(graph)
+    for _ in range(3):
+        graph(torch.rand_like(inputs))
+    graph.apply(pt2e.disable_observer)
+    converted = convert_pt2e(graph, fold_quantize=False)
+    pt2e.move_exported_model_to_eval(converted)
+    file = tmp_path_factory.mktemp("odd") / "odd.tflite"
+    file.write_bytes(convert_module(converted, {"image": inputs}, quantized=True, scan="native"))
+    return file
+
+
+@pytest.mark.parametrize("isa", rows_with_layers())
+def test_odd_sizes_compute_what_xnnpack_does(odd_network, isa, tmp_path):
+    theirs, ours = outputs(odd_network, isa, tmp_path / "outputs.npz")
+    for key, value in theirs.items():
+        assert len(np.unique(value)) > 50, key  # no comparison of constants
+        np.testing.assert_array_equal(ours[key], value, err_msg=key)
+
+
+def test_inputs_of_another_size_are_refused_in_a_sentence(tmp_path):
+    code = CHILD.split("found = {}")[0] + (
+        'delegate = load_delegate(library, {"threads": 1, "layers": 1})\n'
+        "interpreter = Interpreter(file, num_threads=1, experimental_delegates=[delegate])\n"
+        'interpreter.resize_tensor_input(interpreter.get_input_details()[0]["index"], [1, 96, 96, 3])\n'
+        "try:\n    interpreter.allocate_tensors()\nexcept RuntimeError as error:\n    print(error)\n"
+    )
+    run = [sys.executable, "-c", code, str(LIBRARY), str(FILES["test_dfmamba"]), str(tmp_path / "none")]
+    found = subprocess.run(run, check=True, capture_output=True, text=True)
+    assert "int8 layers are made for the sizes of the file" in found.stdout + found.stderr
+
+
+@pytest.mark.parametrize("value", ["2", "yes", ""])
+def test_the_option_is_0_or_1(value):
+    from ai_edge_litert.interpreter import load_delegate
+
+    with pytest.raises(ValueError, match="layers: expected 0 or 1, found"):
+        load_delegate(str(LIBRARY), {"layers": value})
