@@ -26,7 +26,7 @@ import numpy as np
 from edge_hands import HandTracker, frames
 from edge_hands.decode import decode
 from edge_hands.draw import draw_hands
-from edge_hands.errors import DataError
+from edge_hands.errors import DataError, EdgeHandsError
 from edge_hands.images import whole
 from edge_hands.quantization.data.synthetic.backgrounds import BackgroundConfig, Backgrounds
 from edge_hands.quantization.metrics import bootstrap
@@ -156,4 +156,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except EdgeHandsError as error:
+        raise SystemExit(str(error)) from error

@@ -22,7 +22,7 @@ import torch
 from against_mediapipe import cpu_ms, measure, ours
 
 from edge_hands import models
-from edge_hands.errors import DataError
+from edge_hands.errors import DataError, EdgeHandsError
 from edge_hands.export_targets.devices import load_device
 from edge_hands.export_targets.exporter import export_bundle
 from edge_hands.models.macs import count_macs, count_parameters
@@ -168,4 +168,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except EdgeHandsError as error:
+        raise SystemExit(str(error)) from error

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from edge_hands.errors import EdgeHandsError
 from edge_hands.quantization.kept import kept
 from edge_hands.quantization.optimisers import Optimisers
 from edge_hands.quantization.recipe import Recipe
@@ -98,4 +99,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except EdgeHandsError as error:
+        raise SystemExit(str(error)) from error

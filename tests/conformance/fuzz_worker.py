@@ -1,8 +1,9 @@
 """Loads and runs bundles as told on stdin, a line of JSON each, and answers on stdout; a test watches over it.
 
-A line is ``{"folder", "runtime", "scan", "key": public key or null}``, the answer ``{"verdict", "said", "seconds"}``:
-"ran" for outputs as the manifest says, "refused" for an error of ours, "fault" for any other. The process may have
-1 GB more memory than it starts with; its death is the test's to notice.
+A line is ``{"folder", "runtime", "scan", "key": public key or null}``, the answer ``{"verdict", "said", "seconds",
+"cpu"}``, seconds by the clock and of the processor: "ran" for outputs as the manifest says, "refused" for an error of
+ours, "fault" for any other. The process may have 1 GB more memory than it starts with; its death is the test's to
+notice.
 """
 
 from __future__ import annotations
@@ -49,11 +50,11 @@ def main() -> None:
     for line in sys.stdin:
         task = json.loads(line)
         signal.alarm(SECONDS if limited else 0)  # the first may have to build or load libraries
-        start = time.perf_counter()
+        start, spent = time.perf_counter(), time.process_time()
         verdict, said = attempt(**task)
-        seconds = time.perf_counter() - start
+        seconds, spent = time.perf_counter() - start, time.process_time() - spent
         signal.alarm(0)
-        answers.write(json.dumps({"verdict": verdict, "said": said, "seconds": seconds}) + "\n")
+        answers.write(json.dumps({"verdict": verdict, "said": said, "seconds": seconds, "cpu": spent}) + "\n")
         answers.flush()
         if not limited:  # the first case is the sound bundle: imports and thread pools are in by now
             used = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
