@@ -101,6 +101,7 @@ void convolution_tile(const Convolution& c, int64_t m, int rows, int64_t n) {
 #pragma GCC unroll 4
     for (int j = 0; j < NR; ++j) sum[r][j] = V::load(c.bias + n + j * kLayerLanes);
   for (int y = 0; y < c.side; ++y) {
+#pragma GCC unroll 2
     for (int64_t k = 0; k < run; ++k, weight += kLayerLanes * kLayerInputs) {
       typename V::W w[NR];
 #pragma GCC unroll 4
@@ -241,6 +242,7 @@ void linear_tile(const Linear& l, int64_t m, int rows, int64_t n) {
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
     for (int j = 0; j < NR; ++j) sum[r][j] = V::load(l.bias + n + j * kLayerLanes);
+#pragma GCC unroll 2
   for (int64_t k = 0; k < l.inputs; ++k, weight += kLayerLanes) {
     typename V::F w[NR];
 #pragma GCC unroll 4
@@ -310,9 +312,44 @@ void combine(const Operand& value, int64_t rows, int64_t width, const Finish& f)
   }
 }
 
-template <class V>
+// Channels are the lanes, S the vector type of the row's scans. Sums are taken over kPart pixels first: as many roundings,
+// smaller ones.
+template <class S>
+void soft_argmax(const SoftArgmax& s) {
+  using F = typename S::F;
+  constexpr int64_t kPart = 32;
+  constexpr int kSums = 3 + kWeightedMaps;  // the weights, by x, by y, by each of the maps
+  for (int64_t first = 0; first < s.joints; first += S::lanes) {
+    const int count = s.joints - first < S::lanes ? int(s.joints - first) : S::lanes;
+    const float* heat = s.maps + s.heat + first;
+    F top = S::load(heat, count);
+    for (int64_t p = 1; p < s.pixels; ++p) top = S::max(top, S::load(heat + p * s.channels, count));
+    F total[kSums];
+    for (F& sum : total) sum = S::set(0.0f);
+    for (int64_t from = 0; from < s.pixels; from += kPart) {
+      F part[kSums];
+      for (F& sum : part) sum = S::set(0.0f);
+      for (int64_t p = from; p < from + kPart && p < s.pixels; ++p) {
+        const float* pixel = s.maps + p * s.channels + first;
+        const F weight = exp2_product<S>(S::sub(S::load(pixel + s.heat, count), top), S::set(1.4426950408889634f));
+        part[0] = S::add(part[0], weight);
+        part[1] = S::fma(weight, S::set(s.grid[p]), part[1]);
+        part[2] = S::fma(weight, S::set(s.grid[s.pixels + p]), part[2]);
+        for (int i = 0; i < s.weighted; ++i)
+          part[3 + i] = S::fma(weight, S::load(pixel + s.first[i], count), part[3 + i]);
+      }
+      for (int i = 0; i < kSums; ++i) total[i] = S::add(total[i], part[i]);
+    }
+    float x[S::lanes], y[S::lanes];
+    S::store(x, S::div(total[1], total[0])), S::store(y, S::div(total[2], total[0]));
+    for (int i = 0; i < count; ++i) s.positions[2 * (first + i)] = x[i], s.positions[2 * (first + i) + 1] = y[i];
+    for (int i = 0; i < s.weighted; ++i) S::store(s.sums[i] + first, S::div(total[3 + i], total[0]), count);
+  }
+}
+
+template <class V, class S>
 constexpr LayerKernels make_layers() {
-  return {convolve<V>, depthwise<V>, linear<V>, combine<V>};
+  return {convolve<V>, depthwise<V>, linear<V>, combine<V>, soft_argmax<S>};
 }
 
 }  // namespace

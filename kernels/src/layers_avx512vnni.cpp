@@ -2,10 +2,11 @@
 #include "layers_algorithm.h"
 #include "layers_avx512.h"
 #include "row_list.h"
+#include "simd_avx512.h"
 
 namespace edge_hands {
 
-static constexpr LayerKernels kKernels = make_layers<Avx512Layers>();
+static constexpr LayerKernels kKernels = make_layers<Avx512Layers, Avx512>();
 
 const LayerKernels* avx512_layers() { return __builtin_cpu_supports("avx512vnni") ? &kKernels : nullptr; }
 

@@ -9,7 +9,7 @@ namespace edge_hands {
 
 static bool always() { return true; }
 
-static constexpr LayerKernels kLayers = make_layers<ScalarLayers>();
+static constexpr LayerKernels kLayers = make_layers<ScalarLayers, Scalar>();
 static const LayerKernels* layers() { return &kLayers; }
 
 const Row kRowScalar = make_row<Scalar>("scalar", always, layers);

@@ -23,6 +23,7 @@ Builder::Builder(Program& program, const Graph& graph, const TfLiteIntArray& out
       outputs_(outputs.data, outputs.data + outputs.size) {}
 
 void Builder::build() {
+  find_decodes();
   find_aliases();
   find_borders();
   weights_left_ = weight_bytes();
@@ -93,8 +94,17 @@ int Builder::root(int tensor) const {
   return tensor;
 }
 
+// A decode happens where its softmax stands: all that it reads has been made by then.
+void Builder::find_decodes() {
+  for (const Node& node : graph_.nodes())
+    if (node.code == kSoftmax)
+      for (const int part : decode_at(graph_, node).nodes)
+        if (part != graph_.position(node)) done_.insert(part);
+}
+
 void Builder::find_aliases() {
   for (const Node& node : graph_.nodes()) {
+    if (done_.count(graph_.position(node))) continue;
     const int y = node.outputs[0];
     const bool copied = node.code == kReshape && is_float(tensor(y)) && leaves(y);
     if ((node.code == kReshape && !copied) || node.code == kPad) alias_[y] = node.inputs[0];
@@ -274,6 +284,8 @@ void Builder::add_node(const Node& node) {
         add_combine(value, image_of(tensor(node.inputs[0])), {}, -1, node.outputs[0]);
       }
       return;
+    case kSoftmax:
+      return add_decode(decode_at(graph_, node));
     case kRsqrt:
       return add_unit_rms(unit_rms_at(graph_, node));
     case kResizeNearest:
@@ -447,6 +459,20 @@ void Builder::add_unit_rms(const UnitRms& rms) {
   step([x, rows, rms, program = &program_] {
     const float* from = program->floats(x) + rms.first;
     unit_rms(from, rows, rms.width, rms.count, rms.epsilon, program->floats(rms.y));
+  });
+}
+
+void Builder::add_decode(const Decode& decode) {
+  SoftArgmax s;
+  s.pixels = decode.pixels, s.channels = decode.channels, s.joints = decode.joints, s.heat = decode.heat;
+  s.grid = static_cast<const float*>(tensor(decode.grid).data);
+  s.weighted = int(decode.sums.size());
+  place(decode.positions);
+  for (int i = 0; i < s.weighted; ++i) s.first[i] = decode.sums[size_t(i)].first, place(decode.sums[size_t(i)].second);
+  step([s, decode, maps = floats(decode.maps), run = kernels_.soft_argmax, program = &program_]() mutable {
+    s.maps = program->floats(maps), s.positions = program->floats(decode.positions);
+    for (int i = 0; i < s.weighted; ++i) s.sums[i] = program->floats(decode.sums[size_t(i)].second);
+    run(s);
   });
 }
 

@@ -50,6 +50,7 @@ class Builder {
   template <class Fn>
   void step(Fn fn);
 
+  void find_decodes();
   void find_aliases();
   void find_borders();
   void add_inputs();
@@ -75,6 +76,7 @@ class Builder {
   void add_quantize(const Node& node);
   void add_combine(const Read& value, const Image& shape, Finish finish, int other, int values);
   void add_unit_rms(const UnitRms& rms);
+  void add_decode(const Decode& decode);
   void add_doubling(const Node& node);
   void add_scan();
   const float* rescales(const Node& node, int channels);

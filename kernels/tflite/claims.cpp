@@ -155,6 +155,7 @@ std::vector<bool> claimed_nodes(const Graph& graph, bool layers) {
   if (!layers || std::none_of(nodes.begin(), nodes.end(), is_layer)) return taken;
   if (std::any_of(nodes.begin(), nodes.end(), is_resized)) return taken;
 
+  std::vector<bool> decoded(nodes.size());  // taken as a whole
   const auto made_by_us = [&](int tensor) {
     const Node* maker = graph.maker(tensor);
     return maker && taken[size_t(graph.position(*maker))];
@@ -165,6 +166,9 @@ std::vector<bool> claimed_nodes(const Graph& graph, bool layers) {
     if (node.code == kRsqrt) {
       if (const UnitRms found = unit_rms_at(graph, node); found && made_by_us(found.x))
         for (const int part : found.nodes) taken[size_t(part)] = true;
+    } else if (node.code == kSoftmax) {
+      if (const Decode found = decode_at(graph, node); found && made_by_us(found.maps))
+        for (const int part : found.nodes) taken[size_t(part)] = true, decoded[size_t(part)] = true;
     } else if (node.code == kTranspose) {
       if (const int source = transposed_back(graph, node); source >= 0 && made_by_us(source))
         taken[i] = taken[size_t(graph.position(*graph.maker(node.inputs[0])))] = true;
@@ -182,7 +186,7 @@ std::vector<bool> claimed_nodes(const Graph& graph, bool layers) {
     changed = false;
     for (size_t i = 0; i < nodes.size(); ++i) {
       const Node& node = nodes[i];
-      if (!taken[i] || node.scan) continue;
+      if (!taken[i] || node.scan || decoded[i]) continue;
       const auto all_readers = [&](auto wanted) {
         const auto& readers = graph.readers(node.outputs[0]);
         return !readers.empty() && std::all_of(readers.begin(), readers.end(), [&](int r) {

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "edge_hands/layers.h"
 #include "scan_node.h"
 
 namespace edge_hands::tflite {
@@ -15,9 +16,10 @@ constexpr int64_t kLargestSide = 1 << 16, kLargestImage = 1 << 28;
 
 // Whether a node has the inputs that its operator must have; an optional one that is left out makes it none of ours.
 bool has_inputs(const Node& node) {
-  for (const int t : node.inputs)
-    if (t < 0) return false;
-  const bool one = node.code == kDequantize || node.code == kQuantize || node.code == kReshape || node.code == kRsqrt;
+  for (size_t i = 0; i < node.inputs.size(); ++i)
+    if (node.inputs[i] < 0 && !(node.code == kFullyConnected && i == 2)) return false;
+  const bool one = node.code == kDequantize || node.code == kQuantize || node.code == kReshape || node.code == kRsqrt ||
+                   node.code == kSoftmax;
   const bool three = node.code == kConv || node.code == kDepthwise;
   return !node.outputs.empty() && node.outputs[0] >= 0 && node.inputs.size() >= (one ? 1u : three ? 3u : 2u);
 }
@@ -45,7 +47,8 @@ Graph::Graph(TfLiteContext* context, const TfLiteIntArray& indices)
         made.conv = {params.padding, params.stride_width, params.stride_height, params.activation,
                      params.dilation_width, params.dilation_height};
       }
-      if (made.code == kAdd || made.code == kMul || made.code == kSub)
+      if (made.code == kSoftmax) std::memcpy(&made.beta, node->builtin_data, sizeof(float));
+      if (made.code == kFullyConnected || made.code == kAdd || made.code == kMul || made.code == kSub)
         std::memcpy(&made.conv.activation, node->builtin_data, sizeof(int));
       if (made.code == kResizeNearest) std::memcpy(&made.conv.activation, node->builtin_data, 1);  // align_corners
     }
@@ -147,6 +150,77 @@ UnitRms unit_rms_at(const Graph& graph, const Node& rsqrt) {
   found.epsilon = *static_cast<const float*>(graph.tensor(add->inputs[1]).data);
   for (const Node* node : {slice, square, mean, add, reshape, &rsqrt, product})
     found.nodes.push_back(graph.position(*node));
+  return found;
+}
+
+namespace {
+
+// A slice of maps' channels, transposed and reshaped to rows of pixels; `first` is where it begins.
+struct Rows {
+  int maps = -1, first = 0;
+  std::vector<int> nodes;
+};
+
+Rows rows_of(const Graph& graph, int tensor) {
+  const Node* reshape = graph.maker(tensor);
+  const Node* transpose = reshape && reshape->code == kReshape ? graph.maker(reshape->inputs[0]) : nullptr;
+  const Node* slice = transpose && transpose->code == kTranspose ? graph.maker(transpose->inputs[0]) : nullptr;
+  if (!slice || slice->code != kSlice || !graph.reader(slice->outputs[0]) || !graph.reader(transpose->outputs[0])) return {};
+  const TfLiteTensor &maps = graph.tensor(slice->inputs[0]), &part = graph.tensor(slice->outputs[0]);
+  const TfLiteTensor& rows = graph.tensor(tensor);
+  const Image all = image_of(maps), some = image_of(part), flat = image_of(rows);
+  const std::vector<int> begin = constant_ints(graph.tensor(slice->inputs[1]));
+  if (!all || !some || !flat || maps.dims->size != 4 || rows.dims->size != 3 || begin.size() != 4) return {};
+  if (!is_float(maps) || !is_float(part) || !is_float(rows) || begin[0] || begin[1] || begin[2] || begin[3] < 0) return {};
+  if (some.height != all.height || some.width != all.width || begin[3] > all.channels - some.channels) return {};
+  if (flat.width != some.channels || flat.channels != some.height * some.width) return {};
+  if (constant_ints(graph.tensor(transpose->inputs[1])) != std::vector<int>{0, 3, 1, 2}) return {};
+  return {slice->inputs[0], begin[3], {graph.position(*slice), graph.position(*transpose), graph.position(*reshape)}};
+}
+
+bool has_shape(const TfLiteTensor& tensor, const std::vector<int>& shape) {
+  return tensor.dims && std::vector<int>(tensor.dims->data, tensor.dims->data + tensor.dims->size) == shape;
+}
+
+}  // namespace
+
+Decode decode_at(const Graph& graph, const Node& softmax) {
+  Decode found;
+  const int p = softmax.outputs[0];
+  const Rows heat = rows_of(graph, softmax.inputs[0]);
+  if (heat.maps < 0 || softmax.beta != 1.0f || !graph.reader(softmax.inputs[0])) return {};
+  if (!same_shape(graph.tensor(softmax.inputs[0]), graph.tensor(p))) return {};
+  const Image rows = image_of(graph.tensor(p));
+  found.maps = heat.maps, found.heat = heat.first, found.joints = rows.width, found.pixels = rows.channels;
+  found.channels = image_of(graph.tensor(heat.maps)).channels;
+  found.nodes = heat.nodes, found.nodes.push_back(graph.position(softmax));
+  int positions = -1;
+  for (const int reader : graph.readers(p)) {
+    const Node& node = graph.nodes()[size_t(reader)];
+    found.nodes.push_back(reader);
+    if (node.conv.activation || node.inputs[0] != p || !is_float(graph.tensor(node.outputs[0]))) return {};
+    if (node.code == kFullyConnected && positions < 0) {
+      const TfLiteTensor& grid = graph.tensor(node.inputs[1]);
+      if ((node.inputs.size() > 2 && node.inputs[2] >= 0) || !is_whole(grid) || !is_float(grid)) return {};
+      positions = node.outputs[0], found.grid = node.inputs[1];
+      if (!has_shape(grid, {2, found.pixels}) || !has_shape(graph.tensor(positions), {1, found.joints, 2})) return {};
+    } else if (node.code == kMul) {
+      const Rows other = rows_of(graph, node.inputs[1]);
+      const Node* sum = graph.reader(node.outputs[0]);
+      if (other.maps != heat.maps || !graph.reader(node.inputs[1]) || !sum || sum->code != kSum) return {};
+      const std::vector<int> axes = constant_ints(graph.tensor(sum->inputs[1]));
+      if (!same_shape(graph.tensor(node.inputs[1]), graph.tensor(p)) || (axes != std::vector<int>{2} && axes != std::vector<int>{-1}))
+        return {};
+      if (!has_shape(graph.tensor(sum->outputs[0]), {1, found.joints}) || !is_float(graph.tensor(sum->outputs[0]))) return {};
+      found.sums.emplace_back(other.first, sum->outputs[0]);
+      found.nodes.insert(found.nodes.end(), other.nodes.begin(), other.nodes.end());
+      found.nodes.push_back(graph.position(*sum));
+    } else {
+      return {};
+    }
+  }
+  if (found.sums.size() > size_t(kWeightedMaps)) return {};
+  found.positions = positions;
   return found;
 }
 

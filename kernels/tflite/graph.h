@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "abi.h"
@@ -12,16 +13,19 @@ namespace edge_hands::tflite {
 enum Code {
   kAdd = 0,
   kConv = 3,
+  kFullyConnected = 9,
   kDepthwise = 4,
   kDequantize = 6,
   kMul = 18,
   kReshape = 22,
+  kSoftmax = 25,
   kCustom = 32,
   kPad = 34,
   kTranspose = 39,
   kMean = 40,
   kSub = 41,
   kSlice = 65,
+  kSum = 74,
   kRsqrt = 76,
   kResizeNearest = 97,
   kQuantize = 114,
@@ -32,6 +36,7 @@ struct Node {
   int code = -1;
   bool scan = false;
   std::vector<int> inputs, outputs;
+  float beta = 1.0f;  // of a softmax
   ConvParams conv{};  // of a convolution, or what else begins like it: `activation` is the one of any operator
 };
 
@@ -91,5 +96,17 @@ struct UnitRms {
 };
 // The one that this node, an rsqrt, is part of.
 UnitRms unit_rms_at(const Graph& graph, const Node& rsqrt);
+
+// The decode of heat-maps: slices of maps (1, H, W, C), each transposed and reshaped to (1, joints, pixels); a softmax
+// of one, its products with a grid (2, pixels) and, summed, with others.
+struct Decode {
+  int maps = -1, heat = 0, joints = 0, pixels = 0, channels = 0;
+  int grid = -1, positions = -1;
+  std::vector<std::pair<int, int>> sums;  // where a map begins among the channels, and the tensor of its means
+  std::vector<int> nodes;                 // positions of all
+  explicit operator bool() const { return positions >= 0; }
+};
+// The one that this node, a softmax, is part of.
+Decode decode_at(const Graph& graph, const Node& softmax);
 
 }  // namespace edge_hands::tflite

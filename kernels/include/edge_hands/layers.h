@@ -107,6 +107,20 @@ struct Linear {
   float* y = nullptr;
 };
 
+// The decode of heat-maps: per joint, a softmax over all pixels, and the mean of the pixels' places and of the same
+// joint's value in other maps, weighted by it.
+constexpr int kWeightedMaps = 2;
+struct SoftArgmax {
+  int64_t pixels = 0, channels = 0, joints = 0;
+  const float* maps = nullptr;  // (pixels, channels)
+  const float* grid = nullptr;  // (2, pixels): x, y
+  int64_t heat = 0;             // where the joints' logits begin among the channels
+  int weighted = 0;             // at most kWeightedMaps other maps, which begin at `first`
+  int64_t first[kWeightedMaps] = {};
+  float* positions = nullptr;  // (joints, 2)
+  float* sums[kWeightedMaps] = {};  // (joints)
+};
+
 // The kernels of one row.
 struct LayerKernels {
   void (*convolve)(const Convolution&);
@@ -114,6 +128,7 @@ struct LayerKernels {
   void (*linear)(const Linear&);
   // `rows` rows of `width` values: the rows of an image where there are maps, whose pixels lie side by side.
   void (*combine)(const Operand& value, int64_t rows, int64_t width, const Finish&);
+  void (*soft_argmax)(const SoftArgmax&);
 };
 
 inline int64_t whole(int64_t count, int64_t part) { return (count + part - 1) / part; }
