@@ -1,24 +1,27 @@
 """How far rounding alone moves the joints of an int8 model, and whether an integer-exact reference helps.
 
     python benchmarks/rounding.py --model quantization/checkpoints/landmarks --data SHARDS --count 100 \
-        --float quantization/checkpoints/float/landmarks --form litert:native --form onnx:native --cut litert:native
+        --float quantization/checkpoints/float/landmarks --form litert:native --form onnx:native --own \
+        --cut litert:native
 
 prints the distances of joints in space (mm) between pairs of models on val crops: mean and 99.9th percentile over all
-crops, and over those with a hand. ``--cut`` also counts, layer by layer, the int8 values that a runtime rounds apart
-from the reference on the first crops. docs/quantization.md says what came out.
+crops, and over those with a hand. A form is compared with the graph in exact integers whose scans add in the form's own
+order, and a portable one also with that of the kernels. ``--cut`` also counts, layer by layer, the int8 values that a
+runtime rounds apart from the reference on the first crops. docs/quantization.md says what came out.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from edge_hands.export_targets import bisect, gate
+from edge_hands.export_targets import bisect, gate, portable
 from edge_hands.export_targets.forms import Forms
 from edge_hands.export_targets.integer import integer_exact
 from edge_hands.quantization import checkpoint, qat
@@ -26,8 +29,8 @@ from edge_hands.quantization.quantizer import SCANS
 
 #: Relative change of a scan's values: one float32 rounding.
 ULP = 2.0**-23
-#: Crops of ``--cut``, and of a batch elsewhere.
-CUT, BATCH = 16, 10
+#: Crops of ``--cut``.
+CUT = 16
 
 
 def nudged(model: qat.QuantizedModel) -> qat.QuantizedModel:
@@ -52,8 +55,8 @@ def _nudge(value: Tensor) -> Tensor:
 def joints(model, images: np.ndarray) -> np.ndarray:
     """(n, 21, 3) metres of images (n, H, W, 3), uint8 or float32 in [0, 1]."""
     found = []
-    for start in range(0, len(images), BATCH):
-        part = torch.from_numpy(images[start : start + BATCH])
+    for image in images:  # one by one, as runtimes do: a batch may be summed in another order
+        part = torch.from_numpy(image[None])
         found.append(model(part.float().div(255) if part.dtype == torch.uint8 else part)["joints_xyz"].numpy())
     return np.concatenate(found)
 
@@ -75,43 +78,51 @@ def main() -> None:
     parser.add_argument("--float", type=Path, dest="plain")
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--form", action="append", default=[], help="RUNTIME:SCAN, as litert:native")
+    parser.add_argument("--own", action="store_true", help="also what rounding does to the graph itself")
     parser.add_argument("--cut", help="RUNTIME:SCAN whose layers are compared one by one")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="edge_hands_rounding_") as folder:
         forms = Forms(asked.model, Path(folder), asked.data, asked.count, lambda text: None)
-        if asked.form or asked.plain:
-            distances(forms, asked.form, asked.plain)
+        if asked.form or asked.plain or asked.own:
+            distances(forms, asked.form, asked.plain, asked.own)
         if asked.cut:
             layers(forms, *asked.cut.split(":"))
 
 
-def distances(forms: Forms, wanted: list[str], plain: Path | None) -> None:
-    """The table of pairs."""
+def distances(forms: Forms, wanted: list[str], plain: Path | None, own: bool) -> None:
+    """The table of pairs; ``own`` adds what rounding does to the graph itself."""
     images, hands = forms.images, forms.samples["present"] > 0.5
-    exact = {division: integer_exact(forms.model, division) for division in (False, True)}
-    precise = {division: joints(model, images) for division, model in exact.items()}
+
+    @cache
+    def exact(division: bool, scan: str) -> np.ndarray:
+        model = portable.in_graph(forms.model) if scan == "portable" else forms.model
+        return joints(integer_exact(model, division), images)
+
     print(f"{'mm':50} {'crops':>5}  {'mean':>8}  {'p99.9':>8}  {'hands':>8}  {'p99.9':>8}   equal", flush=True)
     found = {}
     for form in wanted:
-        found[form] = forms.get(*form.split(":"))[0].outputs["joints_xyz"]
-        report(f"{form} to integer-exact", found[form], precise[form.startswith("onnx")], hands)
-    report(
-        "integer-exact, scans changed by 1 ulp, to itself", joints(nudged(exact[False]), images), precise[False], hands
-    )
-    report("integer-exact, ONNX's division, to multiplication", precise[True], precise[False], hands)
-    fake = joints(forms.model, images)
-    for form in wanted:
-        report(f"{form} to fake-quant", found[form], fake, hands)
-    report("integer-exact to fake-quant", precise[False], fake, hands)
+        runtime, scan = form.split(":")
+        found[form] = forms.get(runtime, scan)[0].outputs["joints_xyz"]
+        for order in dict.fromkeys((scan, "native")):
+            report(f"{form} to integer-exact, {order} scans", found[form], exact(runtime == "onnx", order), hands)
+    if own:
+        precise, fake = exact(False, "native"), joints(forms.model, images)
+        nudge = joints(nudged(integer_exact(forms.model)), images)
+        report("integer-exact, scans changed by 1 ulp, to itself", nudge, precise, hands)
+        report("integer-exact, ONNX's division, to multiplication", exact(True, "native"), precise, hands)
+        for form in wanted:
+            report(f"{form} to fake-quant", found[form], fake, hands)
+        report("integer-exact to fake-quant", precise, fake, hands)
+        rng = np.random.default_rng(0)
+        changed = images.astype(np.float32) / 255
+        changed += rng.uniform(-gate.INVISIBLE, gate.INVISIBLE, images.shape).astype(np.float32)
+        report("fake-quant, image changed by 1e-6, to itself", joints(forms.model, changed), fake, hands)
+        again = joints(integer_exact(forms.model), changed)
+        report("integer-exact, image changed by 1e-6, to itself", again, precise, hands)
     if plain:
         network, _ = checkpoint.load_model(plain)
-        report("integer-exact to float32", precise[False], joints(network, images), hands)
-    rng = np.random.default_rng(0)
-    changed = images.astype(np.float32) / 255
-    changed += rng.uniform(-gate.INVISIBLE, gate.INVISIBLE, images.shape).astype(np.float32)
-    report("fake-quant, image changed by 1e-6, to itself", joints(forms.model, changed), fake, hands)
-    report("integer-exact, image changed by 1e-6, to itself", joints(exact[False], changed), precise[False], hands)
+        report("integer-exact to float32", exact(False, "native"), joints(network, images), hands)
 
 
 def layers(forms: Forms, runtime: str, scan: str) -> None:

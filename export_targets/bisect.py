@@ -1,5 +1,8 @@
 """The first layer that a runtime computes otherwise than the fake-quant graph, found by cutting the graph.
 
+What a layer is to compute is what the gate compares with: the graph in the runtime's integers (``integer``), with the
+form's own order of sums.
+
 A cut of the graph at some nodes is a model of the same interface whose outputs are these nodes' values. It is exported
 and run like any model, by any runtime. One cut at all nodes comes first: later layers can hide what an earlier one does
 wrong. But a runtime fuses less when it must give every value, so that this may hide the fault: then only the ends are
@@ -25,10 +28,11 @@ from edge_hands import models, runtimes
 from edge_hands.bundle import Bundle, Manifest, describe_variant
 from edge_hands.bundle import Tensor as Described
 from edge_hands.errors import ExportError
-from edge_hands.export_targets import gate, isolated
+from edge_hands.export_targets import gate, isolated, portable
 from edge_hands.export_targets.devices import Device
 from edge_hands.export_targets.exporter import forms_of
-from edge_hands.export_targets.forms import EXPORTERS, Forms
+from edge_hands.export_targets.forms import DIVIDES, EXPORTERS, Forms
+from edge_hands.export_targets.integer import integer_exact
 from edge_hands.kernels import torch_ops  # noqa: F401  (registers torch.ops.edge_hands)
 from edge_hands.quantization.qat import QuantizedModel
 from edge_hands.runtimes.base import Runtime, RuntimeOptions
@@ -153,7 +157,10 @@ class _Search:
         self.nodes = candidates(self.model)
         self.above, self.near = _dependencies(self.model.body.graph.nodes, set(self.nodes))
         self.step(f"the values of {len(self.nodes)} layers in the fake-quant graph")
-        self.reference = gate.Reference.of(_in_torch(cut(self.model, self.nodes)), self.images)
+        meant = cut(portable.in_graph(self.model) if self.scan == "portable" else self.model, self.nodes)
+        if self.runtime in DIVIDES:
+            meant = integer_exact(meant, DIVIDES[self.runtime])
+        self.reference = gate.Reference.of(_in_torch(meant), self.images)
         wrong = self._sweep() if sweep else None
         wrong = wrong or self._halve()
         lowest = min(self.found.values())

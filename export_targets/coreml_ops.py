@@ -28,6 +28,7 @@ from coremltools.converters.mil.frontend.torch.torch_op_registry import register
 from coremltools.converters.mil.mil import Var
 
 from edge_hands.errors import ExportError
+from edge_hands.export_targets.portable import log1p_over
 
 #: Most tokens for which "auto" samples dense.
 DENSE_TOKENS = 256
@@ -254,18 +255,11 @@ def _carries(decay: Var, last: Var) -> Var:
 def _softplus(x: Var) -> Var:
     """relu(x) + log(1 + e), e = exp(-|x|): a polynomial times e, as 1 + e would lose a small e in float16."""
     e = mb.exp(x=mb.mul(x=mb.abs(x=x), y=np.float32(-1.0)))
-    *rest, last = _log1p_over_e(_LOG1P_DEGREE).astype(np.float32)
+    *rest, last = log1p_over(_LOG1P_DEGREE).astype(np.float32)
     value = mb.add(x=mb.mul(x=e, y=last), y=rest.pop())
     while rest:
         value = mb.add(x=mb.mul(x=value, y=e), y=rest.pop())
     return mb.add(x=mb.relu(x=x), y=mb.mul(x=value, y=e))
-
-
-def _log1p_over_e(degree: int) -> np.ndarray:
-    """Coefficients, lowest first, of log(1 + e) / e on [0, 1]; degree 7 is within 2e-7 of it, relative."""
-    nodes = 0.5 + 0.5 * np.cos((np.arange(400) + 0.5) * np.pi / 400)
-    fit = np.polynomial.Chebyshev.fit(nodes, np.log1p(nodes) / nodes, degree, domain=[0, 1])
-    return fit.convert(kind=np.polynomial.Polynomial, domain=[-1, 1], window=[-1, 1]).coef
 
 
 def _steps(length: int) -> int:

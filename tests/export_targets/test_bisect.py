@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("litert_torch")
+for _package in ("litert_torch", "onnx", "onnxruntime"):
+    pytest.importorskip(_package)
 
 from edge_hands import models  # noqa: E402
 from edge_hands.errors import ExportError  # noqa: E402
@@ -61,9 +62,10 @@ def test_layers_are_named_by_module_operator_and_line(model: qat.QuantizedModel)
     assert all(layer.source.startswith("models/") for layer in layers if layer.operator == "aten.conv2d")
 
 
-def test_a_changed_layer_is_named_even_if_the_outputs_hide_it(model: qat.QuantizedModel, crops) -> None:
+@pytest.mark.parametrize("runtime", ["onnx", pytest.param("litert", marks=pytest.mark.slow)])
+def test_a_changed_layer_is_named_even_if_the_outputs_hide_it(model: qat.QuantizedModel, crops, runtime: str) -> None:
     said: list[str] = []
-    found = bisect(model, "litert", "portable", crops(2), 30.0, said.append, exported=changed(model, GATE))
+    found = bisect(model, runtime, "portable", crops(2), 30.0, said.append, exported=changed(model, GATE))
     assert found.layer is not None
     assert (found.layer.module, found.layer.operator) == (GATE, "aten.conv2d")
     assert found.layer.source.startswith("models/dssm.py:")
@@ -74,7 +76,6 @@ def test_a_changed_layer_is_named_even_if_the_outputs_hide_it(model: qat.Quantiz
 
 
 def test_halving_finds_the_layer_above_outputs_that_differ(model: qat.QuantizedModel, crops) -> None:
-    pytest.importorskip("onnxruntime")
     found = bisect(model, "onnx", "portable", crops(2), 30.0, exported=changed(model, DOWN), sweep=False)
     assert found.layer is not None
     assert found.layer.module == DOWN

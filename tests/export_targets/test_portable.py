@@ -58,3 +58,21 @@ def test_other_grids_of_points() -> None:
     offset, weight = torch.randn(1, 16, 50), torch.randn(1, 16, 25)
     expected = ops.deformable_scan(x, offset, weight, *rest, 4, 4, 25)
     assert torch.allclose(portable.deformable_scan(x, offset, weight, *rest, 4, 4, 25), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_small_step_sizes_keep_their_digits() -> None:
+    x = torch.linspace(-15.0, 15.0, 20001)
+    exact = torch.nn.functional.softplus(x.double(), threshold=100.0)
+    assert ((portable._softplus(x) - exact) / exact).abs().max() < 3e-7
+
+
+def test_a_graph_in_portable_forms(tiny, crops) -> None:
+    model, image = tiny(), torch.from_numpy(crops(1)).float() / 255
+    rewritten = portable.in_graph(model)
+    targets = [[node.target for node in graph.body.graph.nodes] for graph in (model, rewritten)]
+    assert [target in portable.FORMS for target in targets[0]].count(True) == 1
+    assert targets[1].count(portable.deformable_scan) == 1
+    assert not [target for target in targets[1] if target in portable.FORMS]
+    found, expected = rewritten(image), model(image)
+    for name in expected:
+        assert (found[name] - expected[name]).abs().mean() < 5e-3, name
