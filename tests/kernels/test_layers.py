@@ -59,13 +59,14 @@ def rows_with_layers() -> list[str]:
 @pytest.mark.parametrize("isa", rows_with_layers())
 @pytest.mark.parametrize("name", FILES)
 def test_a_network_computes_what_it_does_with_xnnpack(name, isa, tmp_path):
-    """Scalar sums of products round apart where XNNPACK's are fused: there positions agree to a thousandth."""
+    """To the bit, but for the decode, whose sums are taken in another order. Scalar products are not fused with their
+    sums, so they round elsewhere, and a few int8 values with them."""
     theirs, ours = outputs(FILES[name], isa, tmp_path / "outputs.npz")
     assert ours.keys() == theirs.keys()
     for key, value in theirs.items():
         assert np.isfinite(ours[key]).all(), key
         if isa == "avx512":
-            np.testing.assert_array_equal(ours[key], value, err_msg=key)
+            np.testing.assert_allclose(ours[key], value, rtol=0, atol=2e-6, err_msg=key)
         else:
             assert np.abs(ours[key] - value).mean() <= 0.02 * np.abs(value).max(), key
 
