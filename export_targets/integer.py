@@ -83,10 +83,16 @@ def integer_exact(model: QuantizedModel, division: bool = False) -> QuantizedMod
 
 
 def _order_sums(graph: GraphModule) -> None:
-    """Makes the float32 1 x 1 convolutions of a graph add as XNNPACK does."""
+    """Makes the float32 1 x 1 convolutions of a graph, whose values are rounded later on, add as XNNPACK does."""
+    rounded: set[Node] = set()
+    for node in reversed(graph.graph.nodes):
+        if node.target is _QUANTIZE or any(user in rounded for user in node.users):
+            rounded.add(node)
     for number, node in enumerate(graph.graph.find_nodes(op="call_function", target=_CONV)):
-        x, weight, *rest = node.args
-        if weight.op != "get_attr" or _tensor(graph, weight).shape[2:] != (1, 1) or set(map(str, rest[1:])) - _PLAIN:
+        _, weight, *rest = node.args
+        if node not in rounded or weight.op != "get_attr" or set(map(str, rest[1:])) - _PLAIN:
+            continue
+        if _tensor(graph, weight).shape[2:] != (1, 1):
             continue
 
         def function(x: Tensor, weight: Tensor, bias: Tensor | None = None, *_: object) -> Tensor:
