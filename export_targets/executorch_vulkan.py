@@ -1,13 +1,11 @@
 """What a converted graph needs before ExecuTorch's Vulkan delegate takes it whole.
 
-Three operations of the portable scans have no shader (executorch 1.5.1), and each would send its tensor from the GPU to
-the CPU and back. All have equals that have one: a natural logarithm is a decimal one times ln 10, a reciprocal one a
-division of 1, and a sum that drops its dimension one that keeps it, reshaped.
+Two operations of the portable scans have no shader (executorch 1.5.1), and each would send its tensor from the GPU to
+the CPU and back. Both have equals that have one: a reciprocal is a division of 1, and a sum that drops its dimension
+one that keeps it, reshaped.
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch.fx import GraphModule, Node
@@ -24,11 +22,7 @@ FAULTS = {
 
 
 def prepare(graph: GraphModule) -> None:
-    """Rewrites a graph of ATen operators in place; it computes the same but for the logarithm's last bit."""
-    for node in graph.graph.find_nodes(op="call_function", target=_ATEN.log.default):
-        with graph.graph.inserting_before(node):
-            decimal = graph.graph.call_function(_ATEN.log10.default, (node.args[0],))
-            _replace(node, graph.graph.call_function(_ATEN.mul.Tensor, (decimal, math.log(10.0))))
+    """Rewrites a graph of ATen operators in place; it computes the same."""
     for node in graph.graph.find_nodes(op="call_function", target=_ATEN.reciprocal.default):
         graph.register_buffer(f"{node.name}_one", torch.ones(1))
         with graph.graph.inserting_before(node):
