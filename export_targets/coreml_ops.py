@@ -28,7 +28,7 @@ from coremltools.converters.mil.frontend.torch.torch_op_registry import register
 from coremltools.converters.mil.mil import Var
 
 from edge_hands.errors import ExportError
-from edge_hands.export_targets.portable import log1p_over
+from edge_hands.export_targets.portable import log1p_over, near_root
 
 #: Most tokens for which "auto" samples dense.
 DENSE_TOKENS = 256
@@ -201,7 +201,7 @@ def _to_tokens(image: Var, length: int, channels: int) -> Var:
 def _scan(x: Var, delta: Var, a: Var, b: Var, c: Var) -> Var:
     length, channels = x.shape[1:]
     states = a.shape[1]
-    steps = _steps(length)
+    steps = near_root(length)
     chunks = length // steps
 
     def by_step(value: Var) -> Var:  # (1, L, D) -> (T, 1, C, D)
@@ -260,11 +260,6 @@ def _softplus(x: Var) -> Var:
     while rest:
         value = mb.add(x=mb.mul(x=value, y=e), y=rest.pop())
     return mb.add(x=mb.relu(x=x), y=mb.mul(x=value, y=e))
-
-
-def _steps(length: int) -> int:
-    """The divisor of ``length`` nearest to its root: operations grow with steps, memory with chunks."""
-    return min((d for d in range(1, length + 1) if length % d == 0), key=lambda d: abs(math.log(d * d / length)))
 
 
 def _parts(value: Var, count: int, axis: int) -> tuple[Var, ...]:

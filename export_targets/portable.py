@@ -96,7 +96,7 @@ def _deform(
 def _scan(x: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor) -> torch.Tensor:
     """sum_n C h with h(t) = exp(dt A) h(t-1) + dt B x: (1, L, D) -> (1, L, D), without the D x term."""
     length, channels = x.shape[1:]
-    steps = _steps(length)
+    steps = near_root(length)
     chunks = length // steps
 
     def by_step(value: torch.Tensor) -> torch.Tensor:  # (1, L, c) -> (T, G, c): a step of all chunks is contiguous
@@ -119,8 +119,8 @@ def _scan(x: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: torch.Tensor
     return y.transpose(0, 1).reshape(1, length, channels)
 
 
-def _steps(length: int) -> int:
-    """The divisor of ``length`` nearest to its root."""
+def near_root(length: int) -> int:
+    """The divisor of ``length`` nearest to its root: operations grow with steps, memory with chunks."""
     return min((d for d in range(1, length + 1) if length % d == 0), key=lambda d: abs(math.log(d * d / length)))
 
 
