@@ -40,6 +40,7 @@ class DetectorWeights:
     heat: float = 1.0
     center: float = 4.0
     box: float = 2.0
+    overlap: float = 1.5
     points: float = 4.0
     side: float = 1.0
     handedness: float = 0.5
@@ -84,7 +85,7 @@ def landmark_loss(features: Tensors, batch: Tensors, w: LandmarkWeights = Landma
 
 
 def detector_loss(features: Tensors, batch: Tensors, w: DetectorWeights = DetectorWeights()) -> Losses:
-    """Penalty-reduced focal loss of the scores (CenterNet, arXiv 1904.07850) and L1 in units of the hand's side.
+    """Penalty-reduced focal loss of the scores (CenterNet, arXiv 1904.07850), L1 in units of the hand's side, GIoU.
 
     ``features``: score_logits (B, N), centers (B, N, 2), boxes (B, N, 4), points (B, N, 2, 2), sides (B, N),
     handedness_logits (B, N), coordinates in [0, 1] of the input square. ``batch``: per hand slot h of 2, centers
@@ -124,11 +125,25 @@ def detector_loss(features: Tensors, batch: Tensors, w: DetectorWeights = Detect
         "heat": -focal.sum() / hands,
         "center": distance("centers"),
         "box": distance("boxes"),
+        "overlap": ((1 - giou(f["boxes"], owned("boxes"))) * weight).sum(),
         "points": distance("points"),
         "side": (side * weight).sum(),
         "handedness": (handedness * weight).sum(),
     }
     return sum(getattr(w, n) * part for n, part in parts.items()), {n: part.detach() for n, part in parts.items()}
+
+
+def giou(a: Tensor, b: Tensor) -> Tensor:
+    """Generalised intersection over union in [-1, 1] (arXiv 1902.09630) of boxes (..., 4), x0 y0 x1 y1."""
+
+    def area(low: Tensor, high: Tensor) -> Tensor:
+        return (high - low).clamp(min=0).prod(-1)
+
+    (a0, a1), (b0, b1) = a.split(2, -1), b.split(2, -1)
+    common = area(torch.maximum(a0, b0), torch.minimum(a1, b1))
+    union = area(a0, a1) + area(b0, b1) - common
+    hull = area(torch.minimum(a0, b0), torch.maximum(a1, b1))
+    return common / union.clamp(min=1e-9) - (hull - union) / hull.clamp(min=1e-9)
 
 
 def gaussian(uv: Tensor, size: int, sigma: float) -> Tensor:

@@ -111,6 +111,21 @@ def test_the_detector_loss_is_least_for_the_truth(frames):
         assert losses.detector_loss(worse, frames)[0] > best + 0.1, name
 
 
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        ([0.0, 0.0, 2.0, 2.0], 1.0),
+        ([1.0, 0.0, 3.0, 2.0], 1 / 3),  # the hull is the union
+        ([0.0, 0.0, 1.0, 1.0], 1 / 4),
+        ([3.0, 0.0, 5.0, 2.0], -1 / 5),  # apart: two tenths of the hull are neither's
+        ([1.0, 1.0, 0.0, 0.0], 0.0),  # turned inside out: nothing in common with a hull that is the other's
+    ],
+)
+def test_giou_of_boxes_worked_out_by_hand(other, expected):
+    found = losses.giou(torch.tensor([[0.0, 0.0, 2.0, 2.0]]), torch.tensor([other]))
+    assert float(found) == pytest.approx(expected, abs=1e-6)
+
+
 def test_an_ignored_hand_may_be_found_or_not(frames):
     quiet = perfect_detector(frames)
     hidden = {**frames, "ignore": frames["valid"], "valid": torch.zeros_like(frames["valid"])}
