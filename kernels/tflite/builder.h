@@ -15,6 +15,9 @@
 
 namespace edge_hands::tflite {
 
+// The zero point of bytes, which are int8 plus 128.
+inline int32_t byte_zero(const TfLiteTensor& tensor) { return tensor.params.zero_point + 128; }
+
 class Builder {
  public:
   Builder(Program& program, const Graph& graph, const TfLiteIntArray& outputs, const std::vector<ScanNode>& scans,
