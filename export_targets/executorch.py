@@ -27,7 +27,7 @@ from torch.fx import GraphModule, Node
 
 from edge_hands.bundle import Variant
 from edge_hands.errors import ExportError, RuntimeUnavailable
-from edge_hands.export_targets import executorch_graph, portable
+from edge_hands.export_targets import executorch_graph, portable, provenance
 from edge_hands.export_targets.coverage import Coverage, scan_macs
 from edge_hands.export_targets.executorch_backends import BACKENDS, settings
 from edge_hands.export_targets.executorch_lowered import in_torch
@@ -120,6 +120,7 @@ def stand_in(folder: Path, variant: Variant) -> Callable[[np.ndarray], dict[str,
     return compute
 
 
+@provenance.shared()
 def convert(model: QuantizedModel, scan: str = "portable", backend: str = "xnnpack", target: str = "") -> Program:
     """The program of a converted model, executed once where this machine has the delegate.
 

@@ -25,7 +25,7 @@ from torch.fx import GraphModule
 
 from edge_hands.bundle import Variant
 from edge_hands.errors import ExportError
-from edge_hands.export_targets import litert_native, portable
+from edge_hands.export_targets import litert_native, portable, provenance
 from edge_hands.export_targets.coverage import of_litert
 from edge_hands.kernels.delegate import delegate_path
 from edge_hands.quantization.qat import QuantizedModel
@@ -63,6 +63,7 @@ def convert(model: nn.Module, quantized: bool, scan: str = "portable") -> bytes:
         raise ExportError(f"LiteRT cannot convert {model.name}: {type(error).__name__}: {error}") from error
 
 
+@provenance.shared()
 def convert_module(module: nn.Module, inputs: dict[str, torch.Tensor], quantized: bool, scan: str) -> bytes:
     """The flatbuffer of any module, with the shapes of these inputs; what the converter raises is left as it is."""
     module = copy.deepcopy(module).eval()
