@@ -147,7 +147,7 @@ class HandTracker:
         hand_size: float = REFERENCE_SKELETON_LENGTH,
         detect_threshold: float = 0.3,
         presence_threshold: float = 0.7,
-        confidence_threshold: float = 0.15,
+        confidence_threshold: float = 0.4,
         detect_every: int = 5,
         tiles: Sequence[int] | None = None,
         smoothing: OneEuro | None = SMOOTHING,
