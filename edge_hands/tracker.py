@@ -61,17 +61,23 @@ class Timing:
 
 @dataclass(frozen=True)
 class Effort:
-    """How hard a new hand is looked at: in the detector's crop ``scales`` times as large, ``looks`` times each, every
-    look in the crop of the last one's joints. The best look but the first counts."""
+    """How hard new hands are looked for: at most ``candidates`` for each hand that may be shown, each in the detector's
+    crop ``scales`` times as large, ``looks`` times, every look in the crop of the last one's joints. The best look but
+    the first counts. A candidate of only ``faint`` times the detector's threshold is looked at too, and believed when
+    its joints are ``sure`` on average.
+    """
 
+    candidates: int
     scales: tuple[float, ...]
     looks: int
+    faint: float = 1.0
+    sure: float = 0.0
 
 
 #: In video the next frame is the next look.
-VIDEO = Effort((1.0,), 2)
+VIDEO = Effort(1, (1.0,), 2)
 #: A detector's crop that cuts fingers off does not grow by itself: try a larger one too.
-STILL = Effort((1.0, 1.4), 3)
+STILL = Effort(6, (1.0, 1.4), 3, faint=0.5, sure=0.65)
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,10 +248,9 @@ class HandTracker:
         views = [whole(height, width)]
         for n in self._tile_counts(max(height, width)):
             views += tiles(height, width, n)
-        most = 3 * self.max_hands
-        looks = self._looks(frame, self._detect(frame, views)[:most], STILL)
+        looks = self._looks(frame, self._detect(frame, views, STILL), STILL)
         if not looks:
-            looks = self._looks(frame, self._detect(frame, [whole(height, width, _MARGIN)])[:most], STILL)
+            looks = self._looks(frame, self._detect(frame, [whole(height, width, _MARGIN)], STILL), STILL)
         kept = distinct(sorted(looks, key=lambda look: -look.quality))[: self.max_hands]
         return [self._hand(look, next(self._ids), look.right) for look in kept]
 
@@ -285,10 +290,10 @@ class HandTracker:
         tracked = [track.look.box for track in self._tracks]
         new = [
             found
-            for found in self._detect(frame, [whole(*frame.shape[:2])])
+            for found in self._detect(frame, [whole(*frame.shape[:2])], VIDEO)
             if all(iou(found.box, box) < 0.3 and containment(found.box, box) < 0.6 for box in tracked)
         ]
-        for look in self._looks(frame, new[: self.max_hands], VIDEO):
+        for look in self._looks(frame, new, VIDEO):
             self._tracks.append(_Track(next(self._ids), look, look.right))
         self._drop_doubles()
         self._tracks = self._tracks[: self.max_hands]
@@ -297,11 +302,11 @@ class HandTracker:
         kept = distinct(track.look for track in self._tracks)  # older tracks stand first and keep their id
         self._tracks = [track for track in self._tracks if any(track.look is look for look in kept)]
 
-    def _detect(self, frame: np.ndarray, views: list[View]) -> list[Detection]:
+    def _detect(self, frame: np.ndarray, views: list[View], effort: Effort) -> list[Detection]:
         start, size, found = clock.perf_counter(), self.detector.manifest.input_shape[1], []
         for view in views:
             outputs = self.detector.run({"image": _tensor(view.image(frame, size))})
-            found += decode(outputs, view, self.detect_threshold)
+            found += decode(outputs, view, effort.faint * self.detect_threshold)
         timing = self.timing
         self.timing = replace(
             timing, detect_ms=timing.detect_ms + _ms_since(start), detector_runs=timing.detector_runs + len(views)
@@ -309,19 +314,22 @@ class HandTracker:
         return suppress(found)
 
     def _looks(self, frame: np.ndarray, detections: list[Detection], effort: Effort) -> list[Look]:
-        """The best look at each detection that is a hand."""
-        best = (self._refined(frame, detection, effort) for detection in detections)
+        """The best look at each detection that is a hand; the best detections stand first."""
+        most = effort.candidates * self.max_hands
+        best = (self._refined(frame, detection, effort) for detection in detections[:most])
         return [look for look in best if look is not None]
 
     def _refined(self, frame: np.ndarray, detection: Detection, effort: Effort) -> Look | None:
         best: Look | None = None
+        faint = detection.score < self.detect_threshold
+        needed = max(self.confidence_threshold, effort.sure if faint else 0.0)
         for scale in effort.scales:
             crop = replace(detection.crop, side=detection.crop.side * scale)
             for number in range(effort.looks):
                 look = self._look_both_ways(frame, crop, detection.right)
                 if look is None or look.presence < self.presence_threshold:
                     break
-                sure = look.confidence.mean() >= self.confidence_threshold
+                sure = look.confidence.mean() >= needed
                 if number > 0 and sure and (best is None or look.quality > best.quality):
                     best = look
                 crop = look.next_crop

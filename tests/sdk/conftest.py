@@ -112,6 +112,7 @@ class World:
     landmark_runs: int = 0
     extra: list[tuple[np.ndarray, str]] = field(default_factory=list)  # seen by the detector only
     wrong_side: bool = False  # the detector mistakes left for right
+    score: float = 0.9  # the detector's, of the first hand
     sureness: float = 1.0  # of the detector, of the side it gives
     confidence: float = 1.0  # of every joint
     misfit: float = 0.05  # handedness output for a crop that is mirrored wrongly
@@ -174,7 +175,7 @@ class World:
             seen, crop = self._in_view(joints, view), aligned_crop(joints)
             if np.ptp(seen, axis=0).max() < self.smallest or seen.min() < -0.02 or seen.max() > 1.02:
                 continue
-            outputs["scores"][0, i] = 0.9 - 0.01 * i
+            outputs["scores"][0, i] = self.score - 0.01 * i
             outputs["boxes"][0, i] = [*seen.min(0), *seen.max(0)]
             outputs["points"][0, i] = seen[[0, 9]]
             outputs["centers"][0, i] = self._in_view(np.array([crop.center]), view)[0]

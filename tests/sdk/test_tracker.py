@@ -142,6 +142,16 @@ def test_a_new_hand_needs_sure_joints_a_followed_one_does_not(world, tracker, sh
     assert len(tracker.track(world.frame())) == 1
 
 
+def test_a_photographs_faint_candidate_is_a_hand_when_its_joints_are_very_sure(world, tracker, shape):
+    world.hands, world.score = [(shape((120, 130), 80), "right")], 0.2
+    assert len(tracker.track(world.frame(), still=True)) == 1
+    assert tracker.track(world.frame()) == []  # in video the next frame may show it better
+    world.confidence = 0.5
+    assert tracker.track(world.frame(), still=True) == []
+    world.confidence, world.score = 1.0, 0.1
+    assert tracker.track(world.frame(), still=True) == []
+
+
 def test_tiles_find_a_small_hand_in_a_large_photograph(world, tracker, shape):
     world.width, world.height, world.smallest = 1600, 900, 0.15
     joints = shape((1210, 610), 110, 0.4)
