@@ -86,7 +86,7 @@ def measure(tracker: eh.HandTracker, count: int) -> dict[str, float]:
             "to float32": lambda: _tensor(small),
             "landmark model": lambda: landmarks._runtime.run(inputs),
             "session": lambda: landmarks.run(inputs),
-            "filter and hand": lambda: tracker._smoothed(track, track.uv.time + 1 / 30),
+            "filter and hand": lambda: tracker._smoothed(track, track.filtered.time + 1 / 30),
         },
         count,
     )

@@ -75,19 +75,23 @@ class Crop:
         m[:, 2] += m[:, :2] @ (left, top)
         m[:, :2] *= shrink
         m[:, 2] += m[:, :2] @ (0.5, 0.5) - 0.5  # pixel centres: OpenCV's (0, 0) is our (0.5, 0.5)
-        return cv2.warpAffine(image, m, (size, size), flags=cv2.INTER_LINEAR, borderMode=border)
+        rgb = image.dtype == np.uint8 and image.shape[2:] == (3,)
+        if rgb:  # OpenCV warps four channels in less than half the time of three
+            image = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
+        image = cv2.warpAffine(image, m, (size, size), flags=cv2.INTER_LINEAR, borderMode=border)
+        return cv2.cvtColor(image, cv2.COLOR_RGBA2RGB) if rgb else image
 
     def _part(self, image: np.ndarray, size: int) -> tuple[np.ndarray, int, int]:
-        """What of ``image`` must be averaged for ``warp``, with its left and top: the whole, if nothing must be.
+        """What of ``image`` ``warp`` reads, with its left and top: the whole, if it reads next to nothing.
 
         It begins and ends where the blocks that are averaged do, so that they are those of the whole image.
         """
-        if self.side < 2 * size:
-            return image, 0, 0
-        block = 2 ** (math.frexp(self.side / size)[1] - 1)
-        corners = self.to_frame(np.array([[0, 0], [0, 1], [1, 0], [1, 1]])) // block * block
-        left, top = (int(max(0, edge - block)) for edge in corners.min(0))
-        right, bottom = (int(max(0, edge + 3 * block)) for edge in corners.max(0))
+        block = 2 ** max(0, math.frexp(self.side / size)[1] - 1)
+        reach = self.side / 2 * (abs(math.cos(self.angle)) + abs(math.sin(self.angle)))
+        (left, right), (top, bottom) = (
+            (max(0, math.floor((c - reach) / block - 1) * block), max(0, math.floor((c + reach) / block + 3) * block))
+            for c in self.center
+        )
         part = image[top:bottom, left:right]
         return (part, left, top) if min(part.shape[:2]) >= 4 * block else (image, 0, 0)
 

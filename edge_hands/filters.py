@@ -30,12 +30,13 @@ class OneEuroState:
 
 
 def one_euro(
-    value: np.ndarray, time: float, state: OneEuroState | None, settings: OneEuro, scale: float = 1.0
+    value: np.ndarray, time: float, state: OneEuroState | None, settings: OneEuro, scale: float | np.ndarray = 1.0
 ) -> OneEuroState:
     """The next state, whose ``value`` is the filtered signal, for a sample of any shape at ``time`` in seconds.
 
     The first sample (no state) passes unchanged; so does one whose time does not lie after the last. ``scale`` divides
-    the speed before it is compared with ``beta``: a hand's size in pixels makes the setting independent of distance.
+    the speed before it is compared with ``beta``: a hand's size in pixels makes the setting independent of distance. An
+    array, which fits ``value``, has one for each of its signals.
     """
     value = np.asarray(value, float)
     if state is None or state.value.shape != value.shape or not time > state.time:

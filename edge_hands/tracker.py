@@ -11,7 +11,7 @@ import os
 import threading
 import time as clock
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import count
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -119,12 +119,11 @@ class _Track:
     id: int
     look: Look
     right: float
-    uv: OneEuroState | None = field(default=None)
-    xyz: OneEuroState | None = field(default=None)
+    filtered: OneEuroState | None = None  # uv and xyz side by side, (21, 5)
 
     def add(self, look: Look) -> None:
         if look.crop.mirror != self.look.crop.mirror:
-            self.uv = self.xyz = None  # the joints have changed sides; do not smear them across the hand
+            self.filtered = None  # the joints have changed sides; do not smear them across the hand
         self.look = look
         self.right += _HANDEDNESS_MIX * (look.right - self.right)
 
@@ -374,9 +373,10 @@ class HandTracker:
     def _smoothed(self, track: _Track, time: float) -> Hand:
         look = track.look
         if self.smoothing is not None:
-            track.uv = one_euro(look.uv, time, track.uv, self.smoothing, max(look.size, 1.0))
-            track.xyz = one_euro(look.xyz, time, track.xyz, self.smoothing, _HAND_METRES)
-            look = replace(look, uv=track.uv.value, xyz=track.xyz.value)
+            sizes = np.array([max(look.size, 1.0)] * 2 + [_HAND_METRES] * 3)
+            joints = np.hstack([look.uv, look.xyz])
+            track.filtered = one_euro(joints, time, track.filtered, self.smoothing, sizes)
+            look = replace(look, uv=track.filtered.value[:, :2], xyz=track.filtered.value[:, 2:])
         return self._hand(look, track.id, track.right)
 
     def _hand(self, look: Look, id: int, right: float) -> Hand:
