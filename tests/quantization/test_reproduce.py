@@ -37,7 +37,7 @@ def test_a_plan_that_is_none_is_named(tmp_path):
     text = (RECIPES / "detector.toml").read_text()
     for change, message in (
         (text.replace("[quantize]", "[quantise]"), "a plan has no quantise"),
-        (text.replace("samples = 320_000", "minuets = 3"), "a recipe has no setting minuets"),
+        (text.replace("\nsamples = ", "\nminuets = "), "a recipe has no setting minuets"),
         (text.replace("kind = ", "sort = "), "is not the plan of a model"),
         (text.replace("[[train]]", "[[run]]"), "is not the plan of a model"),
         (text.replace("[data]", "[data"), "is not TOML"),
