@@ -104,7 +104,11 @@ def _calibrate(graph: GraphModule, loader: Loader, recipe: QatRecipe, report: Re
     with torch.no_grad():
         for index in range(recipe.calibrate):
             image, _ = _batch(loader)
-            graph(image)
+            if not all(bool(feature.isfinite().all()) for feature in graph(image).values()):
+                raise DataError(
+                    "the float network gives values that are not finite on training samples, which have no range: "
+                    "train it further, or with a smaller lr"
+                )
             report({"event": "calibrate", "fraction": (index + 1) / recipe.calibrate})
 
 

@@ -76,3 +76,18 @@ def test_fine_tuning_moves_weights_and_freezes_the_ranges(tuned, float_checkpoin
 def test_a_quantised_checkpoint_is_not_quantised_again(tuned, float_checkpoint, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is quantised already"):
         quantize(RECIPE, tuned[0], float_checkpoint[1], tmp_path)
+
+
+def test_a_network_whose_values_overflow_has_no_ranges(float_checkpoint: tuple[Path, Path], tmp_path: Path) -> None:
+    source, data = float_checkpoint
+    model, meta = checkpoint.load_model(source)
+    with torch.no_grad():
+        for parameter in model.backbone.parameters():
+            if parameter.dim() == 4:
+                parameter.mul_(1e12)
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.weight.mul_(1e20)
+    checkpoint.save(tmp_path / "wild", model, meta)
+    with pytest.raises(DataError, match="values that are not finite on training samples"):
+        quantize(RECIPE, tmp_path / "wild", data, tmp_path / "out")
