@@ -63,21 +63,23 @@ class Timing:
 class Effort:
     """How hard new hands are looked for: at most ``candidates`` for each hand that may be shown, each in the detector's
     crop ``scales`` times as large, ``looks`` times, every look in the crop of the last one's joints. The best look but
-    the first counts. A candidate of only ``faint`` times the detector's threshold is looked at too, and believed when
-    its joints are ``sure`` on average.
+    the first counts, and is a hand when its joints are ``sure`` on average. Candidates of only ``faint`` times the
+    detector's threshold are looked at too; their joints must be ``faint_sure``.
     """
 
     candidates: int
     scales: tuple[float, ...]
     looks: int
-    faint: float = 1.0
     sure: float = 0.0
+    faint: float = 1.0
+    faint_sure: float = 0.0
 
 
 #: In video the next frame is the next look.
 VIDEO = Effort(1, (1.0,), 2)
-#: A detector's crop that cuts fingers off does not grow by itself: try a larger one too.
-STILL = Effort(6, (1.0, 1.4), 3, faint=0.5, sure=0.65)
+#: A detector's crop that cuts fingers off does not grow by itself: try a larger one too. So many looks meet more that
+#: is no hand; how sure to be was chosen on pictures without hands, other ones than benchmarks/false_hands.py shows.
+STILL = Effort(6, (1.0, 1.4), 3, sure=0.5, faint=0.5, faint_sure=0.7)
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,9 +138,10 @@ class HandTracker:
     whose bundle can no longer be checked, is refused. max_hands: of a frame, best first. hand_size: sum of the 20 bone
     lengths in metres of this user, to which ``joints_xyz`` is scaled. detect_threshold, presence_threshold:
     probabilities below which a candidate is no hand. confidence_threshold: mean confidence of the joints below which a
-    new hand is not believed. detect_every: while fewer than max_hands are tracked, look for more in every n-th frame.
-    tiles: views of a photograph beside the whole, (2, 3) for 2x2 and 3x3; None lets its size decide. smoothing:
-    one-euro settings for video, speeds in hand sizes per second; None for raw joints.
+    new hand is not believed; photographs ask for more (``STILL``). detect_every: while fewer than max_hands are
+    tracked, look for more in every n-th frame. tiles: views of a photograph beside the whole, (2, 3) for 2x2 and 3x3;
+    None lets its size decide. smoothing: one-euro settings for video, speeds in hand sizes per second; None for raw
+    joints.
     """
 
     def __init__(
@@ -321,7 +324,7 @@ class HandTracker:
     def _refined(self, frame: np.ndarray, detection: Detection, effort: Effort) -> Look | None:
         best: Look | None = None
         faint = detection.score < self.detect_threshold
-        needed = max(self.confidence_threshold, effort.sure if faint else 0.0)
+        needed = max(self.confidence_threshold, effort.faint_sure if faint else effort.sure)
         for scale in effort.scales:
             crop = replace(detection.crop, side=detection.crop.side * scale)
             for number in range(effort.looks):
