@@ -171,7 +171,7 @@ def test_training_lowers_the_loss(crop_shards, tmp_path):
 
 
 def test_the_detector_learns(frame_shards, tmp_path):
-    train(small("test_detector", samples=960, batch=16, lr=4e-3, data=[frame_shards]), tmp_path)
+    train(small("test_detector", samples=1440, batch=16, lr=4e-3, data=[frame_shards]), tmp_path)
     steps = log_of(tmp_path, "step")
     assert steps[-1]["loss"] < 0.6 * steps[0]["loss"]
     assert 0 <= evaluate_path(tmp_path, frame_shards)["average_precision"] <= 1
