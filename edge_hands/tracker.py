@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time as clock
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from types import TracebackType
@@ -19,21 +19,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edge_hands.bundle import bundled
-from edge_hands.crops import Crop, aligned_crop
+from edge_hands.crops import Crop
 from edge_hands.decode import Detection, containment, decode, iou, suppress
 from edge_hands.errors import BundleError, SessionError
 from edge_hands.filters import OneEuro, OneEuroState, one_euro
 from edge_hands.hand import Hand
 from edge_hands.hands import REFERENCE_SKELETON_LENGTH
 from edge_hands.images import View, check_frame, tiles, whole
+from edge_hands.look import Look, distinct
 from edge_hands.session import Session
 from edge_hands.signing import PublicKey
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-#: Two sets of joints nearer than this on average, in parts of the larger hand's box, are the same hand.
-_SAME_HAND = 0.2
 #: A detector's probability of its side from which on the other side is not looked at; it counts for no more.
 _SURE = 0.9
 #: How much one frame's handedness counts against those before it.
@@ -80,40 +79,6 @@ VIDEO = Effort(1, (1.0,), 2)
 #: A detector's crop that cuts fingers off does not grow by itself: try a larger one too. So many looks meet more that
 #: is no hand; how sure to be was chosen on pictures without hands, other ones than benchmarks/false_hands.py shows.
 STILL = Effort(6, (1.0, 1.4), 3, sure=0.5, faint=0.5, faint_sure=0.7)
-
-
-@dataclass(frozen=True, eq=False)
-class Look:
-    """One look of the landmark model: joints in frame pixels and camera axes; ``right`` is the person's hand's
-    probability, ``fit`` the model's probability that ``crop`` was mirrored as it should be."""
-
-    crop: Crop
-    uv: np.ndarray
-    xyz: np.ndarray
-    confidence: np.ndarray
-    presence: float
-    fit: float
-
-    @property
-    def right(self) -> float:
-        return 1.0 - self.fit if self.crop.mirror else self.fit
-
-    @property
-    def box(self) -> np.ndarray:
-        return np.concatenate([self.uv.min(0), self.uv.max(0)])
-
-    @property
-    def size(self) -> float:
-        return float(np.ptp(self.uv, axis=0).max())
-
-    @property
-    def quality(self) -> float:
-        """By which looks at one hand, and hands of one photograph, are compared."""
-        return self.presence * float(self.confidence.mean())
-
-    @property
-    def next_crop(self) -> Crop:
-        return aligned_crop(self.uv, self.crop.mirror)
 
 
 @dataclass
@@ -392,21 +357,6 @@ class HandTracker:
             score=look.presence,
             id=id,
         )
-
-
-def distinct(looks: Iterable[Look]) -> list[Look]:
-    """Looks in their order without those at a hand that an earlier one has."""
-    kept: list[Look] = []
-    for look in looks:
-        if not any(_same_hand(look, other) for other in kept):
-            kept.append(look)
-    return kept
-
-
-def _same_hand(a: Look, b: Look) -> bool:
-    apart = float(np.linalg.norm(a.uv - b.uv, axis=1).mean())
-    same_side = a.crop.mirror == b.crop.mirror
-    return apart < _SAME_HAND * max(a.size, b.size) or (same_side and iou(a.box, b.box) > 0.7)
 
 
 def _log_odds(probability: float) -> float:

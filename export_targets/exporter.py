@@ -152,12 +152,10 @@ def _copy(source: Path, target: Path) -> None:
 def _judge(forms: Forms, chosen: list[Form], device: Device, size: int) -> gate.Report:
     """The checks of every form, by the limits of the device, and of the bundle."""
     limits, checks = device.limits, []
-    # Every runtime adds the products of a layer that was kept in float32 in an order of its own.
-    integers = not forms.meta.scheme.get("keep_float")
     for form in chosen:
         truth = {name: array[: form.seen] for name, array in forms.samples.items()}
         meant = form.meant or forms.reference.first(form.seen)
-        exact = integers and form.meant is not None and form.scan == "native"  # our kernels between exact integers
+        exact = form.meant is not None and form.scan == "native"  # our kernels between exact integers
         found = gate.parity(forms.model.kind, form.outputs, meant, limits, truth, exact)
         if form.seen < len(forms.images):
             found = [replace(check, note=f"{form.seen} samples") for check in found]

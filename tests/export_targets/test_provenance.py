@@ -3,10 +3,12 @@
 import copy
 
 import pytest
-import torch
-from torch.fx.traceback import NodeSource
 
-from edge_hands.export_targets import provenance
+torch = pytest.importorskip("torch")
+
+from torch.fx.traceback import NodeSource  # noqa: E402
+
+from edge_hands.export_targets import provenance  # noqa: E402
 
 
 @pytest.fixture

@@ -1,0 +1,63 @@
+"""One look of the landmark model at a hand, and which looks are at the same hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from edge_hands.crops import Crop, aligned_crop
+from edge_hands.decode import iou
+
+#: Two sets of joints nearer than this on average, in parts of the larger hand's box, are the same hand.
+_SAME_HAND = 0.2
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """One look of the landmark model: joints in frame pixels and camera axes; ``right`` is the person's hand's
+    probability, ``fit`` the model's probability that ``crop`` was mirrored as it should be."""
+
+    crop: Crop
+    uv: np.ndarray
+    xyz: np.ndarray
+    confidence: np.ndarray
+    presence: float
+    fit: float
+
+    @property
+    def right(self) -> float:
+        return 1.0 - self.fit if self.crop.mirror else self.fit
+
+    @property
+    def box(self) -> np.ndarray:
+        return np.concatenate([self.uv.min(0), self.uv.max(0)])
+
+    @property
+    def size(self) -> float:
+        return float(np.ptp(self.uv, axis=0).max())
+
+    @property
+    def quality(self) -> float:
+        """By which looks at one hand, and hands of one photograph, are compared."""
+        return self.presence * float(self.confidence.mean())
+
+    @property
+    def next_crop(self) -> Crop:
+        return aligned_crop(self.uv, self.crop.mirror)
+
+
+def distinct(looks: Iterable[Look]) -> list[Look]:
+    """Looks in their order without those at a hand that an earlier one has."""
+    kept: list[Look] = []
+    for look in looks:
+        if not any(_same_hand(look, other) for other in kept):
+            kept.append(look)
+    return kept
+
+
+def _same_hand(a: Look, b: Look) -> bool:
+    apart = float(np.linalg.norm(a.uv - b.uv, axis=1).mean())
+    same_side = a.crop.mirror == b.crop.mirror
+    return apart < _SAME_HAND * max(a.size, b.size) or (same_side and iou(a.box, b.box) > 0.7)
