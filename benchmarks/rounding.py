@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edge_hands.export_targets import bisect, gate, portable
+from edge_hands.export_targets import bisect, gate
 from edge_hands.export_targets.forms import Forms
-from edge_hands.export_targets.integer import integer_exact
+from edge_hands.export_targets.integer import in_file, integer_exact
 from edge_hands.quantization import checkpoint, qat
 from edge_hands.quantization.quantizer import SCANS
 
@@ -95,9 +95,8 @@ def distances(forms: Forms, wanted: list[str], plain: Path | None, own: bool) ->
     images, hands = forms.images, forms.samples["present"] > 0.5
 
     @cache
-    def exact(division: bool, scan: str) -> np.ndarray:
-        model = portable.in_graph(forms.model) if scan == "portable" else forms.model
-        return joints(integer_exact(model, division), images)
+    def exact(runtime: str, scan: str) -> np.ndarray:
+        return joints(in_file(forms.model, runtime, scan), images)
 
     print(f"{'mm':50} {'crops':>5}  {'mean':>8}  {'p99.9':>8}  {'hands':>8}  {'p99.9':>8}   equal", flush=True)
     found = {}
@@ -105,12 +104,12 @@ def distances(forms: Forms, wanted: list[str], plain: Path | None, own: bool) ->
         runtime, scan = form.split(":")
         found[form] = forms.get(runtime, scan)[0].outputs["joints_xyz"]
         for order in dict.fromkeys((scan, "native")):
-            report(f"{form} to integer-exact, {order} scans", found[form], exact(runtime == "onnx", order), hands)
+            report(f"{form} to integer-exact, {order} scans", found[form], exact(runtime, order), hands)
     if own:
-        precise, fake = exact(False, "native"), joints(forms.model, images)
+        precise, fake = exact("litert", "native"), joints(forms.model, images)
         nudge = joints(nudged(integer_exact(forms.model)), images)
         report("integer-exact, scans changed by 1 ulp, to itself", nudge, precise, hands)
-        report("integer-exact, ONNX's division, to multiplication", exact(True, "native"), precise, hands)
+        report("integer-exact, ONNX's division, to multiplication", exact("onnx", "native"), precise, hands)
         for form in wanted:
             report(f"{form} to fake-quant", found[form], fake, hands)
         report("integer-exact to fake-quant", precise, fake, hands)
@@ -122,7 +121,7 @@ def distances(forms: Forms, wanted: list[str], plain: Path | None, own: bool) ->
         report("integer-exact, image changed by 1e-6, to itself", again, precise, hands)
     if plain:
         network, _ = checkpoint.load_model(plain)
-        report("integer-exact to float32", exact(False, "native"), joints(network, images), hands)
+        report("integer-exact to float32", exact("litert", "native"), joints(network, images), hands)
 
 
 def layers(forms: Forms, runtime: str, scan: str) -> None:
@@ -132,7 +131,7 @@ def layers(forms: Forms, runtime: str, scan: str) -> None:
     cut = bisect.cut(forms.model, nodes)
     fake = gate.outputs_of(bisect._in_torch(cut), images)
     theirs = bisect._in_runtime(cut, runtime, scan, images, gate.Reference(fake, fake))
-    precise = gate.outputs_of(bisect._in_torch(integer_exact(cut, runtime == "onnx")), images)
+    precise = gate.outputs_of(bisect._in_torch(in_file(cut, runtime, scan)), images)
     steps = {node.name: node.args[1] for node in forms.model.body.graph.nodes if node.target is bisect._DEQUANTIZE}
     for title, reference in (("fake-quant", fake), ("integer-exact", precise)):
         first = np.full(len(images), -1)

@@ -28,11 +28,11 @@ from edge_hands import models, runtimes
 from edge_hands.bundle import Bundle, Manifest, describe_variant
 from edge_hands.bundle import Tensor as Described
 from edge_hands.errors import ExportError
-from edge_hands.export_targets import gate, isolated, portable
+from edge_hands.export_targets import gate, isolated
 from edge_hands.export_targets.devices import Device
 from edge_hands.export_targets.exporter import forms_of
-from edge_hands.export_targets.forms import DIVIDES, EXPORTERS, Forms
-from edge_hands.export_targets.integer import integer_exact
+from edge_hands.export_targets.forms import EXPORTERS, Forms
+from edge_hands.export_targets.integer import in_file
 from edge_hands.kernels import torch_ops  # noqa: F401  (registers torch.ops.edge_hands)
 from edge_hands.quantization.qat import QuantizedModel
 from edge_hands.runtimes.base import Runtime, RuntimeOptions
@@ -157,9 +157,7 @@ class _Search:
         self.nodes = candidates(self.model)
         self.above, self.near = _dependencies(self.model.body.graph.nodes, set(self.nodes))
         self.step(f"the values of {len(self.nodes)} layers in the fake-quant graph")
-        meant = cut(portable.in_graph(self.model) if self.scan == "portable" else self.model, self.nodes)
-        if self.runtime in DIVIDES:
-            meant = integer_exact(meant, DIVIDES[self.runtime])
+        meant = in_file(cut(self.model, self.nodes), self.runtime, self.scan)
         self.reference = gate.Reference.of(_in_torch(meant), self.images)
         wrong = self._sweep() if sweep else None
         wrong = wrong or self._halve()

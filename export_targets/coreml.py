@@ -28,9 +28,9 @@ from torch.fx import GraphModule
 
 from edge_hands.bundle import Variant
 from edge_hands.errors import DeviceError, ExportError
-from edge_hands.export_targets import provenance
 from edge_hands.export_targets.devices import Device
 from edge_hands.export_targets.mil_reference.program import quiet
+from edge_hands.export_targets.quick_passes import quick_passes
 from edge_hands.quantization.qat import QuantizedModel
 
 #: Packages whose version decides what is written.
@@ -143,7 +143,7 @@ def _write(model: QuantizedModel, folder: Path, functions: dict[str, Form], targ
     return folder / "together.mlpackage"
 
 
-@provenance.shared()
+@quick_passes()
 def convert(model: QuantizedModel, package: Path, form: Form, target: str = "iOS17") -> None:
     """Writes ``package``, a folder that is not there yet. Raises ExportError."""
     size = model.config.image_size

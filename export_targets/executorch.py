@@ -27,10 +27,11 @@ from torch.fx import GraphModule, Node
 
 from edge_hands.bundle import Variant
 from edge_hands.errors import ExportError, RuntimeUnavailable
-from edge_hands.export_targets import executorch_graph, portable, provenance
+from edge_hands.export_targets import executorch_graph, portable
 from edge_hands.export_targets.coverage import Coverage, scan_macs
 from edge_hands.export_targets.executorch_backends import BACKENDS, settings
 from edge_hands.export_targets.executorch_lowered import in_torch
+from edge_hands.export_targets.quick_passes import quick_passes
 from edge_hands.kernels import executorch as kernels
 from edge_hands.kernels import torch_ops  # noqa: F401  (registers torch.ops.edge_hands)
 from edge_hands.models.dssm import POINTS
@@ -120,7 +121,7 @@ def stand_in(folder: Path, variant: Variant) -> Callable[[np.ndarray], dict[str,
     return compute
 
 
-@provenance.shared()
+@quick_passes()
 def convert(model: QuantizedModel, scan: str = "portable", backend: str = "xnnpack", target: str = "") -> Program:
     """The program of a converted model, executed once where this machine has the delegate.
 
@@ -175,7 +176,7 @@ def _trace(
     executorch_graph.plain_memory(model)
     program = torch.export.export(_Outputs(model), (image,))
     if scan == "native":
-        return program
+        return program.run_decompositions(portable.ROOTS)
     # The portable scans hold constants and splits of their own.
     graph = program.run_decompositions(portable.FORMS).module(check_guards=False)
     executorch_graph.prepare(graph)

@@ -3,7 +3,7 @@
 Every operation that the delegate lacks cuts the model in two, and tensors are copied and turned at each cut. Two such
 operations have equals that it does take: a mean over channels is a 1 x 1 convolution with equal weights, a mean over
 positions one that keeps its dimensions and is reshaped, a split is slices. All compute the same but for the order of
-the channel mean's sum.
+the channel mean's sum, in which ``integer.in_file`` adds too.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import nn
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
+from edge_hands.export_targets import portable
 from edge_hands.kernels import torch_ops  # noqa: F401  (registers torch.ops.edge_hands)
 from edge_hands.quantization.qat import fits_half
 
@@ -34,11 +35,10 @@ def prepare(graph: GraphModule) -> None:
             arguments = map_arg((node.args, node.kwargs), partial(_value, graph))
             value = node.target(*arguments[0], **arguments[1])
             _replace(graph, node, _store(graph, node, f"{node.name}_constant", value))
+    portable.means_as_layers(graph)
     for node in graph.graph.find_nodes(op="call_function", target=_ATEN.mean.dim):
         dims, keep = sorted(dim % 4 for dim in node.args[1]), len(node.args) > 2 and node.args[2]
-        if node.args[0].meta["val"].dim() == 4 and (dims, keep) == ([1], True):
-            _mean_as_conv(graph, node)
-        elif node.args[0].meta["val"].dim() == 4 and (dims, keep) == ([2, 3], False):
+        if node.args[0].meta["val"].dim() == 4 and (dims, keep) == ([2, 3], False):
             _mean_as_view(graph, node)
     for target in (_ATEN.split_with_sizes.default, _ATEN.split.Tensor):
         for node in graph.graph.find_nodes(op="call_function", target=target):
@@ -136,14 +136,6 @@ def _replace(graph: GraphModule, node: Node, new: Node) -> None:
     new.meta.update({key: value for key, value in node.meta.items() if key != "val"})
     node.replace_all_uses_with(new)
     graph.graph.erase_node(node)
-
-
-def _mean_as_conv(graph: GraphModule, node: Node) -> None:
-    channels = node.args[0].meta["val"].shape[1]
-    weight = _store(graph, node, f"{node.name}_weight", torch.full((1, channels, 1, 1), 1.0 / channels))
-    with graph.graph.inserting_before(node):
-        new = graph.graph.call_function(_ATEN.conv2d.default, (node.args[0], weight))
-    _replace(graph, node, new)
 
 
 def _mean_as_view(graph: GraphModule, node: Node) -> None:

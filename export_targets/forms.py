@@ -21,8 +21,8 @@ from torch import nn
 
 from edge_hands import runtimes
 from edge_hands.bundle import Variant, write_manifest
-from edge_hands.export_targets import coreml, executorch, gate, isolated, litert, onnx, portable, torch_eager
-from edge_hands.export_targets.integer import integer_exact
+from edge_hands.export_targets import coreml, executorch, gate, isolated, litert, onnx, torch_eager
+from edge_hands.export_targets.integer import DIVIDES, in_file
 from edge_hands.export_targets.manifest import make_manifest
 from edge_hands.quantization import checkpoint, qat
 from edge_hands.quantization.data.shards import Pool
@@ -37,8 +37,6 @@ EXPORTERS: dict[str, ModuleType] = {
     "torch": torch_eager,
     "coreml": coreml,
 }
-#: Runtimes with integer kernels: does theirs divide by a scale where it rounds float32 to int8 (``integer_exact``)?
-DIVIDES = {"litert": False, "executorch": False, "onnx": True}
 #: Real crops and frames that travel with the package, for a gate without --data.
 SAMPLES = Path(__file__).parent / "samples"
 #: Seconds that a runtime may spend on the samples; a slow one (a reference interpreter) sees fewer, but at least LEAST.
@@ -94,7 +92,7 @@ class Forms:
         #: These arguments, for a Python of its own.
         self.given, self._pythons = {"source": str(source), "data": data and str(data), "count": count}, pythons or {}
         self._made: dict[tuple, list[Form]] = {}
-        self._integer: dict[tuple[bool, str], gate.Reference] = {}
+        self._integer: dict[tuple[str, str], gate.Reference] = {}
 
     def get(self, runtime: str, scan: str, **settings: str) -> list[Form]:
         """A form, converted and measured: several if it is a package of several functions.
@@ -116,14 +114,13 @@ class Forms:
         self.step(f"the fake-quant model on {len(self.images)} samples")
         return gate.Reference.of(_in_torch(self.model), self.images)
 
-    def _integer_reference(self, division: bool, scan: str) -> gate.Reference:
-        """What the fake-quant model gives for the samples in the arithmetic of integer kernels, and with the sums of a
-        form of the scans: another order of sums rounds a value now and then to another integer."""
-        if (division, scan) not in self._integer:
-            self.step(f"the fake-quant model in exact integers, {scan} scans, on {len(self.images)} samples")
-            model = portable.in_graph(self.model) if scan == "portable" else self.model
-            self._integer[division, scan] = gate.Reference.of(_in_torch(integer_exact(model, division)), self.images)
-        return self._integer[division, scan]
+    def _integer_reference(self, runtime: str, scan: str) -> gate.Reference:
+        """What the fake-quant model gives for the samples in the arithmetic of a runtime's integer kernels and with the
+        sums of its file: another order of sums rounds a value now and then to another integer."""
+        if (runtime, scan) not in self._integer:
+            self.step(f"the fake-quant model in the integers of {runtime}, {scan} scans, on {len(self.images)} samples")
+            self._integer[runtime, scan] = gate.Reference.of(_in_torch(in_file(self.model, runtime, scan)), self.images)
+        return self._integer[runtime, scan]
 
     @cached_property
     def float_latency_ms(self) -> float:
@@ -179,7 +176,7 @@ class Forms:
             if meant is not self.model:
                 reference = gate.Reference.of(_in_torch(meant), self.images[: measured["seen"]])
             elif runtime in DIVIDES and settings.get("backend", "xnnpack") == "xnnpack":
-                reference = self._integer_reference(DIVIDES[runtime], variant.scan).first(measured["seen"])
+                reference = self._integer_reference(runtime, variant.scan).first(measured["seen"])
             form = Form(runtime, variant.scan, part, variant, folder, meant=reference, tools=tools, **measured)
             made.append(form)
         return made

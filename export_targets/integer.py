@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.nn import functional
 
+from edge_hands.export_targets import portable
 from edge_hands.quantization.qat import QuantizedModel
 from edge_hands.quantization.quantizer import LAYERS, RELUS
 
@@ -30,6 +31,8 @@ _ops = torch.ops.quantized_decomposed
 _QUANTIZE, _DEQUANTIZE = _ops.quantize_per_tensor.default, _ops.dequantize_per_tensor.default
 _DEQUANTIZE_WEIGHT = _ops.dequantize_per_channel.default
 _CONV = torch.ops.aten.conv2d.default
+#: Runtimes with integer kernels: does theirs divide by a scale where it rounds float32 to int8?
+DIVIDES = {"litert": False, "executorch": False, "onnx": True}
 #: Strides, paddings, dilations and groups of a convolution that is one product of matrices, as strings.
 _PLAIN = {"[1, 1]", "[0, 0]", "1"}
 
@@ -51,6 +54,16 @@ class _Layer:
         total = self.apply(x.to(self.weight.dtype) - self.x_zero, self.weight).double() + self.bias
         scaled = total.float() * self.scale
         return (torch.round(scaled) + self.y_zero).clamp(self.low, 127).to(torch.int8)
+
+
+def in_file(model: QuantizedModel, runtime: str, scan: str) -> QuantizedModel:
+    """A converted model that computes what the file of a runtime does: the same integers, and the same last bits
+    of the float32 values that are rounded to them, of scans, means and roots. ``scan`` as in ``Forms.get``.
+    """
+    layers = runtime == "executorch" or (runtime, scan) == ("litert", "portable")
+    if scan == "portable" or layers:
+        model = portable.in_graph(model, portable.FORMS if scan == "portable" else portable.ROOTS, layers)
+    return integer_exact(model, DIVIDES[runtime]) if runtime in DIVIDES else model
 
 
 def integer_exact(model: QuantizedModel, division: bool = False) -> QuantizedModel:

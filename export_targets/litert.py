@@ -25,8 +25,9 @@ from torch.fx import GraphModule
 
 from edge_hands.bundle import Variant
 from edge_hands.errors import ExportError
-from edge_hands.export_targets import litert_native, portable, provenance
+from edge_hands.export_targets import litert_native, portable
 from edge_hands.export_targets.coverage import of_litert
+from edge_hands.export_targets.quick_passes import quick_passes
 from edge_hands.kernels.delegate import delegate_path
 from edge_hands.quantization.qat import QuantizedModel
 
@@ -63,13 +64,15 @@ def convert(model: nn.Module, quantized: bool, scan: str = "portable") -> bytes:
         raise ExportError(f"LiteRT cannot convert {model.name}: {type(error).__name__}: {error}") from error
 
 
-@provenance.shared()
+@quick_passes()
 def convert_module(module: nn.Module, inputs: dict[str, torch.Tensor], quantized: bool, scan: str) -> bytes:
     """The flatbuffer of any module, with the shapes of these inputs; what the converter raises is left as it is."""
     module = copy.deepcopy(module).eval()
     for tensor in (*module.parameters(), *module.buffers()):
         tensor.data = tensor.data.contiguous()  # or the converter copies it, and mixes up copies that meet in memory
     for graph in (part for part in module.modules() if isinstance(part, GraphModule)):
+        if scan == "portable":
+            portable.means_as_layers(graph)
         _split_dequantize(graph)
     with _quiet(), _strict(), _decomposed() if scan == "portable" else litert_native.custom_ops():
         import litert_torch

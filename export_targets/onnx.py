@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from edge_hands.bundle import Variant
 from edge_hands.errors import ExportError
-from edge_hands.export_targets import portable, provenance
+from edge_hands.export_targets import portable
+from edge_hands.export_targets.quick_passes import quick_passes
 from edge_hands.quantization.qat import QuantizedModel
 
 #: The forms that ``export`` can write, and their files.
@@ -51,7 +52,7 @@ def export(model: QuantizedModel, source: Path, out: Path, scan: str = "portable
     return Variant(runtime="onnx", scan=scan, path=FILES[scan], input_names={"image": "image"}, output_names=names)
 
 
-@provenance.shared()
+@quick_passes()
 def convert(model: QuantizedModel, scan: str = "portable") -> bytes:
     """The ONNX file of a model with the model interface: opset 17, and our domain if native. Raises ExportError."""
     try:

@@ -12,6 +12,7 @@ pytest.importorskip("torchao")
 
 from edge_hands.export_targets import bisect, gate, integer  # noqa: E402
 from edge_hands.quantization import qat  # noqa: E402
+from edge_hands.quantization.quantizer import SCANS  # noqa: E402
 
 
 @pytest.fixture
@@ -65,10 +66,26 @@ def test_the_first_layers_of_a_runtime_round_the_same_way(model: qat.QuantizedMo
     described = {name: bisect.describe(model.body.graph, name) for name in nodes}
     first = [name for name in nodes if described[name].module.startswith("backbone.stem")]
     images, cut = crops(3), bisect.cut(model, first)
-    precise = gate.outputs_of(bisect._in_torch(integer.integer_exact(cut, division=runtime == "onnx")), images)
+    precise = gate.outputs_of(bisect._in_torch(integer.in_file(cut, runtime, "portable")), images)
     theirs = bisect._in_runtime(cut, runtime, "portable", images, gate.Reference(precise, precise))
     for name in first:
         assert np.abs(theirs[name] - precise[name]).max() < 1e-6, described[name]
+
+
+@pytest.mark.parametrize(("runtime", "needs"), [("litert", "litert_torch"), ("executorch", "executorch.exir")])
+def test_what_a_scan_reads_has_the_same_bits(model: qat.QuantizedModel, crops, runtime: str, needs: str) -> None:
+    """Means, roots and float32 layers among it."""
+    pytest.importorskip(needs)
+    graph = model.body.graph
+    scan = next(node for node in graph.nodes if node.target in SCANS)
+    read = [node.name for node in scan.all_input_nodes if node.meta["val"].shape[1:2] == scan.meta["val"].shape[1:2]]
+    chosen = {*read, *bisect.candidates(model)}  # sums are put in order where they are rounded to int8 later on
+    images, cut = crops(2), bisect.cut(model, [node.name for node in graph.nodes if node.name in chosen])
+    meant = gate.outputs_of(bisect._in_torch(integer.in_file(cut, runtime, "portable")), images)
+    theirs = bisect._in_runtime(cut, runtime, "portable", images, gate.Reference(meant, meant))
+    assert len(read) == 6
+    for name in read:
+        np.testing.assert_array_equal(theirs[name], meant[name], err_msg=name)
 
 
 def test_float32_sums_are_added_in_order_with_one_rounding_each():
