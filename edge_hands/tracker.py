@@ -78,7 +78,7 @@ class Effort:
 VIDEO = Effort(1, (1.0,), 2)
 #: A detector's crop that cuts fingers off does not grow by itself: try a larger one too. So many looks meet more that
 #: is no hand; how sure to be was chosen on pictures without hands, other ones than benchmarks/false_hands.py shows.
-STILL = Effort(6, (1.0, 1.4), 3, sure=0.5, faint=0.5, faint_sure=0.7)
+STILL = Effort(6, (1.0, 1.4), 3, sure=0.52, faint=0.5, faint_sure=0.7)
 
 
 @dataclass
