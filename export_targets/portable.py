@@ -3,7 +3,8 @@
 * ``deform``: a bilinear weight is a product of two hats, relu(1 - |y - i|) relu(1 - |x - j|), so sampling is a matrix
   product with an (L, L) matrix per group. Any delegate can take it; it suits maps up to 16 x 16.
 * ``scan``: the sequence as ``chunks`` x ``steps``: ``steps`` sequential updates across all chunks at once, then
-  ``chunks`` carries. No division and no positive exponent, so it is stable for every input.
+  ``chunks`` carries. Nothing is divided by a product of decays, so it is stable for every input.
+* No exponential, no root as a runtime rounds it: products, sums and quotients, whose bits IEEE 754 decides.
 """
 
 from __future__ import annotations
@@ -72,8 +73,8 @@ def _softplus(x: torch.Tensor) -> torch.Tensor:
     """relu(x) + log(1 + e), e = exp(-|x|), as a polynomial times e: 1 + e loses most digits of a small e, as of a step
     size of 0.001, and each runtime's logarithm others. No select: converters would give it one scale with neighbours.
 
-    e comes from the Padé approximant [4/4] of exp(-s), (d - b) / (d + b), at s = |x| / 16: right in each digit's worth
-    of a small e, which a difference from 1 would not be.
+    e comes from the Padé approximant [4/4] of exp(-s), (d - b) / (d + b), at s = |x| / 16, squared four times: its
+    error is relative to e, however small, as that of a difference from 1 would not be.
     """
     s = torch.abs(x).clamp(max=_FLAT) * (1 / 16)
     u = s * s
