@@ -122,7 +122,9 @@ def _in_executorch(scan: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
 
     edge = exir.to_edge_transform_and_lower(torch.export.export(scan, (x,)), partitioner=[XnnpackPartitioner()])
     assert set(executorch.coverage(edge.exported_program()).fallbacks) <= {"aten::full"}  # the first carry
-    return Runtime.get().load_program(edge.to_executorch().buffer).load_method("forward").execute([x])[0]
+    content = edge.to_executorch().buffer
+    program = Runtime.get().load_program(content)  # a method does not keep what it runs
+    return program.load_method("forward").execute([x])[0].clone()
 
 
 @pytest.mark.parametrize("run", [_in_litert, _in_executorch])
