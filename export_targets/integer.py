@@ -116,16 +116,10 @@ def _order_sums(graph: GraphModule) -> None:
 
 
 def _fused_sums(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A 1 x 1 convolution of x (B, C, H, W): bias, then x_k w_k for each k in turn, added with one rounding each.
-
-    A product of two float32 is exact in float64; a sum is rounded to that first, which almost never decides the rest.
-    """
-    total = torch.zeros(len(weight)) if bias is None else bias
-    total = total.view(1, -1, 1, 1).expand(len(x), -1, *x.shape[2:])
-    wide, factors = x.double(), weight.double()[..., 0]
-    for k in range(x.shape[1]):
-        total = torch.addcmul(total.double(), wide[:, k : k + 1], factors[None, :, k, :, None]).float()
-    return total
+    """A 1 x 1 convolution of x (B, C, H, W): bias, then x_k w_k for each k in turn, added with one rounding each."""
+    factors = weight[..., 0, 0].expand(len(x), -1, -1)
+    total = portable.fused_product(factors, x.flatten(2), None if bias is None else bias.view(-1, 1))
+    return total.view(len(x), -1, *x.shape[2:])
 
 
 def _divide(x: Tensor, scale: float, zero: int) -> Tensor:

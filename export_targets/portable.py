@@ -58,14 +58,19 @@ def deformable_scan(
 
 def _deformable_scan_in_torch(*inputs: torch.Tensor | int) -> torch.Tensor:
     """``deformable_scan`` with the bits of a runtime: torch adds the products of small matrices in a way of its own."""
-    return deformable_scan(*inputs, product=_fused_product)
+    return deformable_scan(*inputs, product=fused_product)
 
 
-def _fused_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """(n, r, k) x (n, k, c): one product after the other, added with one rounding each, as XNNPACK and ONNX do."""
-    total = torch.zeros(a.shape[0], a.shape[1], b.shape[2])
+def fused_product(a: torch.Tensor, b: torch.Tensor, start: torch.Tensor | None = None) -> torch.Tensor:
+    """(n, r, k) x (n, k, c) -> (n, r, c), float32: ``start`` (r, 1) or 0, then one product after the other, added with
+    one rounding each, as XNNPACK does.
+
+    A product of two float32 is exact in float64; a sum is rounded to that first, which almost never decides the rest.
+    """
+    total = (torch.zeros(1, 1) if start is None else start).expand(a.shape[0], a.shape[1], b.shape[2])
+    wide, factors = b.double(), a.double()
     for k in range(a.shape[2]):
-        total = torch.addcmul(total.double(), a[:, :, k : k + 1].double(), b[:, k : k + 1].double()).float()
+        total = torch.addcmul(total.double(), factors[:, :, k : k + 1], wide[:, k : k + 1]).float()
     return total
 
 

@@ -57,7 +57,7 @@ def test_samples_beyond_the_border_are_zero() -> None:
 
 def test_small_products_are_added_one_by_one() -> None:
     a, b = (torch.randn(2, 4, 9, generator=torch.Generator().manual_seed(1)) for _ in range(2))
-    found, expected = portable._fused_product(a, b.transpose(1, 2)), torch.zeros(2, 4, 4)
+    found, expected = portable.fused_product(a, b.transpose(1, 2)), torch.zeros(2, 4, 4)
     for k in range(9):
         step = expected.numpy().astype(np.float64) + (a[:, :, None, k].double() * b[:, None, :, k].double()).numpy()
         expected = torch.from_numpy(step.astype(np.float32))
@@ -76,7 +76,7 @@ def test_other_grids_of_points() -> None:
 def test_small_step_sizes_keep_their_digits() -> None:
     x = torch.linspace(-15.0, 15.0, 20001)
     exact = torch.nn.functional.softplus(x.double(), threshold=100.0)
-    assert ((portable._softplus(x) - exact) / exact).abs().max() < 5e-6
+    assert ((portable._softplus(x) - exact) / exact).abs().max() < 4e-6
 
 
 @pytest.mark.parametrize(("x", "expected"), [(-1e30, 0.0), (-30.0, 0.0), (30.0, 30.0), (1e30, 1e30)])
