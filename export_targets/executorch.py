@@ -31,7 +31,7 @@ from edge_hands.export_targets import executorch_graph, portable
 from edge_hands.export_targets.coverage import Coverage, scan_macs
 from edge_hands.export_targets.executorch_backends import BACKENDS, settings
 from edge_hands.export_targets.executorch_lowered import in_torch
-from edge_hands.export_targets.quick_passes import quick_passes
+from edge_hands.export_targets.quick_passes import needed_passes, quick_passes, remembered_results
 from edge_hands.kernels import executorch as kernels
 from edge_hands.kernels import torch_ops  # noqa: F401  (registers torch.ops.edge_hands)
 from edge_hands.models.dssm import POINTS
@@ -137,7 +137,7 @@ def convert(model: QuantizedModel, scan: str = "portable", backend: str = "xnnpa
         1, model.config.image_size, model.config.image_size, 3, generator=torch.Generator().manual_seed(0)
     )
     try:
-        with _quiet():
+        with _quiet(), remembered_results(), needed_passes():
             define_out_forms()
             edge = chosen.lower(_trace(model, image, scan, chosen.prepare), target)
             finished = edge.to_executorch()

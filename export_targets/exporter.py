@@ -15,6 +15,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,9 +68,11 @@ def export_bundles(
     if unknown := sorted(set(pythons or {}) - set(EXPORTERS)):
         raise ExportError(f"a Python is given for {unknown[0]}, which is no exporter: expected {', '.join(EXPORTERS)}")
     with tempfile.TemporaryDirectory(prefix="edge_hands_export_") as folder:
-        forms = Forms(Path(source), Path(folder), data, count, step, pythons)
-        for out, device in devices.items():
-            yield device, _export(forms, device, out, plans[out])
+        with closing(Forms(Path(source), Path(folder), data, count, step, pythons)) as forms:
+            if any(_compares_float(device, plans[out]) for out, device in devices.items()):
+                forms.begin_float()
+            for out, device in devices.items():
+                yield device, _export(forms, device, out, plans[out])
 
 
 def forms_of(device: Device, runtimes: tuple[str, ...], scan: str | None) -> list[tuple[str, str]]:
@@ -106,6 +109,11 @@ def _plan(device: Device, runtimes: tuple[str, ...], scan: str | None) -> list[_
         for name, form in forms_of(chosen, (runtime,) if runtime else (), scan):
             plan.append((name, form, settings[name](chosen)))
     return plan
+
+
+def _compares_float(device: Device, plan: list[_Planned]) -> bool:
+    """Whether the gate of a device compares a form's latency with that of float32."""
+    return device.limits.latency_ratio is not None and any(runtime == "litert" for runtime, _, _ in plan)
 
 
 def _with_delegate(device: Device, runtime: str, delegate: str) -> Device:

@@ -6,6 +6,7 @@ exporter that has a Python of its own makes and runs its forms there (``isolated
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +27,6 @@ from edge_hands.export_targets.integer import DIVIDES, in_file
 from edge_hands.export_targets.manifest import make_manifest
 from edge_hands.quantization import checkpoint, qat
 from edge_hands.quantization.data.shards import Pool
-from edge_hands.quantization.fold import fold_batch_norms
 from edge_hands.quantization.train import TASKS
 from edge_hands.session import Session
 
@@ -93,6 +93,7 @@ class Forms:
         self.given, self._pythons = {"source": str(source), "data": data and str(data), "count": count}, pythons or {}
         self._made: dict[tuple, list[Form]] = {}
         self._integer: dict[tuple[str, str], gate.Reference] = {}
+        self._twin: isolated.FloatTwin | None = None
 
     def get(self, runtime: str, scan: str, **settings: str) -> list[Form]:
         """A form, converted and measured: several if it is a package of several functions.
@@ -122,15 +123,23 @@ class Forms:
             self._integer[runtime, scan] = gate.Reference.of(_in_torch(in_file(self.model, runtime, scan)), self.images)
         return self._integer[runtime, scan]
 
+    def begin_float(self) -> None:
+        """Has the same network unquantised converted in a process of its own, for ``float_latency_ms``."""
+        if self._twin is None:
+            self.step("converting the float32 network meanwhile, to compare its latency")
+            self._twin = isolated.FloatTwin(self._pythons.get("litert", sys.executable), self.source)
+
     @cached_property
     def float_latency_ms(self) -> float:
-        """Of the same network unquantised, with fresh weights, in LiteRT: only its speed is of interest."""
-        if "litert" in self._pythons:
-            return isolated.float_latency_ms(self._pythons["litert"], self.given, self.folder, self.step)
-        self.step("converting the float32 network, to compare its latency")
-        twin = self.model.config.build()
-        twin.name = self.model.name
-        return gate.latency(litert.predictor(litert.convert(fold_batch_norms(twin), quantized=False)), self._first)
+        """Of the same network unquantised, in LiteRT."""
+        self.begin_float()
+        self.step("timing the float32 network")
+        return self._twin.latency_ms()
+
+    def close(self) -> None:
+        """Ends what still works."""
+        if self._twin is not None:
+            self._twin.close()
 
     @property
     def images(self) -> np.ndarray:
@@ -184,6 +193,8 @@ class Forms:
     def _measure(self, folder: Path, variant: Variant, patience: float) -> dict[str, Any]:
         """What the gate wants to know of the bundle ``folder``, which has this variant only: fields of ``Form``."""
         kind = runtimes.get(variant.runtime)
+        if self._twin is not None:
+            self._twin.wait()  # a latency is of a machine with nothing else to do
         with Session.open(folder, runtime=variant.runtime, threads=1, scan=variant.scan) as session:
             run = lambda image: session.run({"image": image})  # noqa: E731
             return self._on_samples(run, patience) | {
@@ -204,6 +215,11 @@ class Forms:
 def _in_torch(model: nn.Module) -> gate.Predictor:
     @torch.inference_mode()
     def predict(image: np.ndarray) -> gate.Arrays:
-        return {name: tensor.numpy() for name, tensor in model(torch.from_numpy(image)).items()}
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # of thousands of small operations, threads would wait for each other at each
+        try:
+            return {name: tensor.numpy() for name, tensor in model(torch.from_numpy(image)).items()}
+        finally:
+            torch.set_num_threads(threads)
 
     return predict

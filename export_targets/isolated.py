@@ -1,12 +1,12 @@
-"""Exporters in Pythons of their own, for where the version pins of two of them conflict.
+"""Exporters in processes of their own: in other Pythons, where the version pins of two conflict, or beside this one.
 
     edge-hands export --model CHECKPOINT --device quest-3 --out DIR --python executorch=/path/to/python
 
 That Python has edge_hands, of this version, and what the exporter and its runtime need; it makes the forms and runs
 them on the gate's samples, and this one, which may have none of it, judges them. The two share a folder and speak JSON:
 ``python -m edge_hands.export_targets.isolated`` reads one request, the arguments of ``Forms`` and ``Forms.get``, from
-its standard input and writes one object a line: {"step": text} as often as it likes, then either {"result": ...} or
-{"error": name of the class, "message": text}. Arrays lie in the folder, in ``arrays.npz``.
+a line of its standard input and writes one object a line: {"step": text} as often as it likes, then either
+{"result": ...} or {"error": name of the class, "message": text}. Arrays lie in the folder, in ``arrays.npz``.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -56,51 +57,84 @@ def finding(python: str, request: dict[str, Any], folder: Path, step: Step) -> d
     return _ask(python, request | {"folder": str(folder)}, step)
 
 
-def float_latency_ms(python: str, request: dict[str, Any], folder: Path, step: Step) -> float:
-    """``Forms.float_latency_ms``, measured by ``python``."""
-    return float(_ask(python, request | {"folder": str(folder)}, step))
+class FloatTwin:
+    """The network of a checkpoint unquantised, with fresh weights, in LiteRT: only its speed is of interest.
+
+    ``python`` converts it beside what goes on here, from now on. Raises ExportError, as every method.
+    """
+
+    def __init__(self, python: str, source: Path) -> None:
+        self._child = _Child(python, {"source": str(source), "twin": True})
+
+    def wait(self) -> None:
+        """Until it is converted: what is timed here before that shares the machine with it."""
+        self._child.until(_CONVERTED)
+
+    def latency_ms(self) -> float:
+        """Of a call on one thread, measured now."""
+        self.wait()
+        self._child.say("time it")
+        return float(self._child.result(lambda text: None))
+
+    def close(self) -> None:
+        """Ends it, whatever it does."""
+        self._child.close()
+
+
+class _Child:
+    """A process of ``python`` at work on a request."""
+
+    def __init__(self, python: str, request: dict[str, Any]) -> None:
+        self._python, self._stderr = python, tempfile.TemporaryFile("w+", errors="replace")
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._stderr, "text": True}
+        try:
+            self._process = subprocess.Popen([python, "-I", "-m", _MODULE], **pipes)
+        except OSError as error:
+            self._stderr.close()
+            raise ExportError(f"{python} cannot be started ({error.strerror}): give the path of a Python") from error
+        self._last: dict[str, Any] = {}
+        self.say(json.dumps(request | {"version": __version__}))
+
+    def say(self, line: str) -> None:
+        try:
+            print(line, file=self._process.stdin, flush=True)
+        except BrokenPipeError:  # it is gone, and its error says why
+            pass
+
+    def until(self, text: str, step: Step = lambda text: None) -> None:
+        """Passes on its steps until one is ``text``, or it has answered or ended."""
+        while self._last.get("step") != text and not self._last.keys() & {"result", "error"}:
+            if not (line := self._process.stdout.readline()):
+                break
+            try:
+                self._last = dict(json.loads(line))
+            except (ValueError, TypeError):
+                raise ExportError(f"{self._python} gave no answer: it wrote {line.strip()[:200]!r}") from None
+            if "step" in self._last:
+                step(self._last["step"])
+
+    def result(self, step: Step) -> Any:
+        """What it answers; its steps are passed on."""
+        self.until("", step)
+        if "result" in self._last:
+            return self._last["result"]
+        if "error" in self._last:
+            kind = {kind.__name__: kind for kind in EdgeHandsError.__subclasses__()}.get(self._last["error"])
+            raise (kind or ExportError)(f"{self._last['message']} (in {self._python})")
+        code = self._process.wait()
+        self._stderr.seek(0)
+        raise ExportError(f"{self._python} gave no answer: {_why(code, self._stderr.read())}")
+
+    def close(self) -> None:
+        self._process.kill()  # it has ended, unless this process is being interrupted or needs it no more
+        self._process.communicate()
+        self._stderr.close()
 
 
 def _ask(python: str, request: dict[str, Any], step: Step) -> Any:
     """The result of a request; its steps are passed on."""
-    command = [python, "-I", "-m", _MODULE]
-    with tempfile.TemporaryFile("w+", errors="replace") as stderr:
-        try:
-            child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True)
-        except OSError as error:
-            raise ExportError(f"{python} cannot be started ({error.strerror}): give the path of a Python") from error
-        answer: dict[str, Any] = {}
-        with child:
-            try:
-                answer = _talk(child, request | {"version": __version__}, step)
-            finally:
-                child.kill()  # it has ended, unless this process is being interrupted
-        if "result" in answer:
-            return answer["result"]
-        if "error" in answer:
-            kind = {kind.__name__: kind for kind in EdgeHandsError.__subclasses__()}.get(answer["error"], ExportError)
-            raise kind(f"{answer['message']} (in {python})")
-        stderr.seek(0)
-        raise ExportError(f"{python} gave no answer: {_why(child.returncode, stderr.read())}")
-
-
-def _talk(child: subprocess.Popen, request: dict[str, Any], step: Step) -> dict[str, Any]:
-    """The last object that the child writes, {} if it is none."""
-    answer: dict[str, Any] = {}
-    try:
-        child.stdin.write(json.dumps(request))
-        child.stdin.close()
-    except BrokenPipeError:  # it is gone, and its error says why
-        pass
-    for line in child.stdout:
-        try:
-            answer = json.loads(line)
-        except ValueError:
-            raise ExportError(f"{child.args[0]} gave no answer: it wrote {line.strip()[:200]!r}") from None
-        if "step" in answer:
-            step(answer["step"])
-    child.wait()
-    return answer
+    with closing(_Child(python, request)) as child:
+        return child.result(step)
 
 
 def _why(code: int, stderr: str) -> str:
@@ -131,12 +165,12 @@ def _answer(request: dict[str, Any], step: Step) -> Any:
     """The child's work."""
     if request["version"] != __version__:
         raise ExportError(f"edge_hands {__version__} is installed, {request['version']} asks: install the same version")
+    if "twin" in request:
+        return _twin_ms(Path(request["source"]), step)
     from edge_hands.export_targets.forms import Forms
 
     folder = Path(request["folder"])
     made = Forms(Path(request["source"]), folder, request["data"], request["count"], step)
-    if "runtime" not in request:
-        return made.float_latency_ms
     if "limit_db" in request:
         from edge_hands.export_targets.bisect import bisect
 
@@ -150,6 +184,25 @@ def _answer(request: dict[str, Any], step: Step) -> Any:
     return [form for form, _ in packed]
 
 
+#: The step that says that a twin can be timed.
+_CONVERTED = "converted"
+
+
+def _twin_ms(source: Path, step: Step) -> float | None:
+    """The work of a ``FloatTwin``; None if nobody waits for it any more."""
+    from edge_hands import models
+    from edge_hands.export_targets import litert
+    from edge_hands.quantization import checkpoint
+    from edge_hands.quantization.fold import fold_batch_norms
+
+    meta = checkpoint.load_meta(source)
+    twin = models.create(meta.model, **meta.overrides)
+    predict = litert.predictor(litert.convert(fold_batch_norms(twin), quantized=False))
+    step(_CONVERTED)
+    size = twin.config.image_size
+    return gate.latency(predict, np.full((1, size, size, 3), 0.5, np.float32)) if sys.stdin.readline() else None
+
+
 def main() -> int:
     """Answers one request; only answers go to the standard output, whatever libraries print there."""
     with os.fdopen(os.dup(1), "w", buffering=1) as out:
@@ -159,7 +212,7 @@ def main() -> int:
             out.write(json.dumps(content) + "\n")
 
         try:
-            say(result=_answer(json.load(sys.stdin), lambda text: say(step=text)))
+            say(result=_answer(json.loads(sys.stdin.readline()), lambda text: say(step=text)))
         except EdgeHandsError as error:
             say(error=type(error).__name__, message=str(error))
         except ImportError as error:

@@ -119,7 +119,7 @@ def log1p_over(degree: int) -> np.ndarray:
 
 def _ramp(count: int) -> torch.Tensor:
     """0.0, 1.0, ... as an integer range cast: a float range does not convert."""
-    return torch.arange(count).to(torch.float32)
+    return torch.arange(count, dtype=torch.int32).to(torch.float32)
 
 
 def _deform(
@@ -198,9 +198,11 @@ def near_root(length: int) -> int:
 
 def _rsqrt(x: torch.Tensor) -> torch.Tensor:
     """1 / s, s = (r + x / r) / 2, r = sqrt(x), for x > 0. XNNPACK's roots are refined estimates with last bits of their
-    own; a step of Heron's gives the same s for each r that is a few bits off, and sums and quotients are exact."""
+    own; a step of Heron's gives the same s for each r that is a few bits off, and sums and quotients are exact.
+
+    The 1 is made of x: ExecuTorch's delegate divides tensors, and leaves reciprocals to others."""
     r = torch.sqrt(x)
-    return 1.0 / ((r + x / r) * 0.5)
+    return (x * 0.0 + 1.0) / ((r + x / r) * 0.5)
 
 
 def means_as_layers(graph: GraphModule) -> None:

@@ -71,8 +71,11 @@ def prepare(model: nn.Module, scheme: Scheme = DEFAULT) -> GraphModule:
     size = model.config.image_size
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
     program = torch.export.export(folded, (torch.zeros(2, size, size, 3),), dynamic_shapes=({0: batch},))
+    # No move_exported_model_to_eval: it looks, for seconds, for dropout and batch norms, and here are none.
     graph = prepare_qat_pt2e(program.module(), EdgeHandsQuantizer(scheme))
-    pt2e.move_exported_model_to_eval(graph)
+    graph.graph.eliminate_dead_code()
+    graph.delete_all_unused_submodules()
+    graph.recompile()
     return graph
 
 
@@ -88,7 +91,6 @@ def convert(graph: GraphModule, model: nn.Module) -> QuantizedModel:
     observe(graph, observers=False, fake_quant=True)
     converted = convert_pt2e(graph, fold_quantize=False)
     _snap(converted)
-    pt2e.move_exported_model_to_eval(converted)
     return QuantizedModel(converted.requires_grad_(False), model)
 
 

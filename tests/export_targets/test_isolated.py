@@ -90,14 +90,14 @@ def test_its_errors_keep_their_class(environment: Path, tmp_path: Path) -> None:
 def test_another_version_is_refused(environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolated, "__version__", "0.0.1")
     with pytest.raises(ExportError, match="0.0.1 asks: install the same version"):
-        isolated.float_latency_ms(str(environment), {}, tmp_path, lambda text: None)
+        isolated.finding(str(environment), {}, tmp_path, lambda text: None)
 
 
 def test_a_python_without_edge_hands(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "bare")], check=True)
     python = str(tmp_path / "bare" / "bin" / "python")
     with pytest.raises(ExportError, match="No module named 'edge_hands'; install edge_hands"):
-        isolated.float_latency_ms(python, {}, tmp_path, lambda text: None)
+        isolated.finding(python, {}, tmp_path, lambda text: None)
 
 
 @pytest.mark.parametrize(
@@ -115,12 +115,12 @@ def test_a_python_that_dies(tmp_path: Path, script: str, message: str) -> None:
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
     with pytest.raises(ExportError, match=message):
-        isolated.float_latency_ms(str(path), {}, tmp_path, lambda text: None)
+        isolated.finding(str(path), {}, tmp_path, lambda text: None)
 
 
 def test_a_python_that_there_is_not(stored: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="nowhere/python cannot be started .No such file"):
-        isolated.float_latency_ms("/nowhere/python", {}, tmp_path, lambda text: None)
+        isolated.finding("/nowhere/python", {}, tmp_path, lambda text: None)
     with pytest.raises(ExportError, match="a Python is given for warp, which is no exporter: expected litert"):
         export_bundle(stored, BOARD, tmp_path / "out", pythons={"warp": "/nowhere/python"})
 
