@@ -117,7 +117,8 @@ def _looks(value: Any, mode: FakeTensorMode | None) -> tuple[Any, ...] | None:
         if value.fake_mode is not mode or value.constant is not None:
             return None
         shape = (*value.shape, *value.stride(), value.storage_offset())
-        return (value.dtype, value.dim(), *shape) if all(type(size) is int for size in shape) else None
+        kind = (value.dtype, value.device, value.requires_grad, value.dim())
+        return (*kind, *shape) if all(type(size) is int for size in shape) else None
     if type(value) in _PLAIN:
         return type(value), value
     if isinstance(value, list | tuple):

@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 from torch import fx  # noqa: E402
 from torch.fx.traceback import NodeSource  # noqa: E402
 
-from edge_hands.export_targets.quick_passes import quick_passes  # noqa: E402
+from edge_hands.export_targets.quick_passes import needed_passes, quick_passes, remembered_results  # noqa: E402
 
 
 @pytest.fixture
@@ -94,3 +94,71 @@ def test_an_exported_program_keeps_the_names_of_its_inputs():
         graph.recompile()
         again = torch.export.export(graph, (torch.ones(2),))
     assert [spec.arg.name for spec in again.graph_signature.input_specs] == ["x"]
+
+
+class _Layers(torch.nn.Module):
+    """Two convolutions, several operators twice with the same shapes, one that is a composition, a softmax."""
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.weight = torch.nn.Parameter(torch.randn(4, 4, 3, 3, generator=generator))
+
+    def forward(self, x):
+        for _ in range(2):
+            x = torch.relu(torch.conv2d(x, self.weight, padding=1)) + torch.square(x)
+        return torch.cat([part.softmax(1) for part in x.split(2, 1)] * 3, 1).flatten(1) * 2.0
+
+
+def _exported():
+    return torch.export.export(_Layers(), (torch.ones(1, 4, 8, 8),))
+
+
+def test_a_decomposition_of_nothing_gives_the_program_itself():
+    twice = {torch.ops.aten.square.default: lambda x: x * x}
+    with quick_passes():
+        program = _exported().run_decompositions(twice)  # of square, flatten and split
+        names = {str(node.target) for node in program.graph.nodes}
+        assert "aten.square.default" not in names and "aten.flatten.using_ints" not in names
+        assert program.run_decompositions(twice) is program and program.run_decompositions({}) is program
+        again = program.run_decompositions({torch.ops.aten.relu.default: lambda x: x.clamp_min(0)})
+        assert again is not program and "aten.relu.default" not in {str(node.target) for node in again.graph.nodes}
+        whole = program.run_decompositions()  # by torch's own table, which has convolutions
+        assert "aten.convolution.default" in {str(node.target) for node in whole.graph.nodes}
+    assert program.run_decompositions({}) is not program
+
+
+class _Writes(torch.nn.Module):
+    def forward(self, x):
+        y = torch.zeros(2)
+        y.add_(x)
+        return y
+
+
+def test_a_program_that_writes_into_tensors_is_decomposed():
+    with quick_passes():
+        program = torch.export.export(_Writes(), (torch.ones(2),))
+        assert "aten.add_.Tensor" in {str(node.target) for node in program.graph.nodes}
+        assert "aten.add_.Tensor" not in {str(node.target) for node in program.run_decompositions({}).graph.nodes}
+
+
+def _lowered(program) -> bytes:
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    return to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch().buffer
+
+
+def test_executorch_writes_the_same_bytes():
+    """Also of tensors that want gradients, as a program says which do."""
+    pytest.importorskip("executorch")
+    from executorch.backends.xnnpack import _passes
+    from executorch.exir import pass_base
+
+    plain = _lowered(_exported())
+    with quick_passes(), remembered_results(), needed_passes():
+        chosen, compute = _passes.XNNPACKPassManager(_exported()), pass_base._ExportPassBase._fx
+        runs = [_lowered(_exported()), _lowered(_exported())]
+    assert runs == [plain, plain]
+    assert pass_base._ExportPassBase._fx is not compute
+    assert len(_passes.XNNPACKPassManager(_exported()).passes) > len(chosen.passes)
