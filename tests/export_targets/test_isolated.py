@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import sysconfig
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +87,28 @@ def test_its_errors_keep_their_class(environment: Path, tmp_path: Path) -> None:
     request = {"source": str(tmp_path), "data": None, "count": 1, "runtime": "onnx", "scan": "portable", "settings": {}}
     with pytest.raises(DataError, match=rf"is no checkpoint.*\(in {environment}\)"):
         isolated.forms(str(environment), request, tmp_path, lambda text: None)
+
+
+def test_the_float_twin_is_converted_beside_and_timed_when_asked(stored: Path) -> None:
+    pytest.importorskip("litert_torch")
+    with closing(isolated.FloatTwin(sys.executable, stored)) as twin:
+        twin.wait()
+        assert 0.01 < twin.latency_ms() < 1000
+
+
+def test_a_float_twin_that_fails_says_why_when_it_is_asked(tmp_path: Path) -> None:
+    with closing(isolated.FloatTwin(sys.executable, tmp_path)) as twin:
+        twin.wait()
+        with pytest.raises(DataError, match="is no checkpoint"):
+            twin.latency_ms()
+
+
+def test_a_float_twin_that_nobody_wants_any_more_is_ended(stored: Path) -> None:
+    twin = isolated.FloatTwin(sys.executable, stored)
+    process = twin._child._process
+    assert process.poll() is None
+    twin.close()
+    assert process.returncode == -signal.SIGKILL
 
 
 def test_another_version_is_refused(environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
