@@ -21,12 +21,16 @@ _MODEL, _OPTIMISER, _RANDOM = "model.", "optimiser.", "rng"
 
 
 def begin_with(model: nn.Module, recipe: Recipe, start: str | Path) -> None:
-    """The weights of the float checkpoint ``start`` into ``model``. Raises DataError where it is of another model."""
+    """The weights of the float checkpoint ``start`` into ``model``. Raises DataError where it is of another model.
+
+    Its images may have had another size: no weight depends on that.
+    """
     meta = checkpoint.load_meta(start)
-    if (meta.model, meta.overrides, meta.stage) != (recipe.model, recipe.overrides, "float"):
+    theirs, ours = ({**overrides, "image_size": None} for overrides in (meta.overrides, recipe.overrides))
+    if (meta.model, theirs, meta.stage) != (recipe.model, ours, "float"):
         raise DataError(
             f"{start} holds a {meta.stage} {meta.model} {meta.overrides}; "
-            f"a {recipe.model} can start from a float one only"
+            f"expected a float {recipe.model} {recipe.overrides} to start from, whose image_size may differ"
         )
     checkpoint.restore(model, checkpoint.load_tensors(start, checkpoint.MODEL, meta.step), Path(start))
 

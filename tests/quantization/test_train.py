@@ -310,8 +310,20 @@ def test_a_run_starts_from_the_weights_of_another(crop_shards, saved, tmp_path):
             maps[:21] *= factor  # at its end a run chooses anew how sharply its heat maps are read
     for (name, a), b in zip(before.named_parameters(), after.parameters(), strict=True):
         torch.testing.assert_close(a, b, msg=name)
-    with pytest.raises(DataError, match="a test_detector can start from a float one only"):
+    with pytest.raises(DataError, match="expected a float test_detector {} to start from"):
         train(small(model="test_detector", data=[crop_shards]), tmp_path / "other", start=saved)
+    with pytest.raises(DataError, match="expected a float test_dfmamba {'states': 2} to start from"):
+        train(small(overrides={"states": 2}, data=[crop_shards]), tmp_path / "other", start=saved)
+
+
+def test_a_run_with_smaller_images_starts_from_the_same_weights(crop_shards, saved, tmp_path):
+    recipe = small(samples=16, lr=0.0, overrides={"image_size": 32}, data=[crop_shards])
+    train(recipe, tmp_path / "smaller", start=saved)
+    before, _ = checkpoint.load_model(saved)
+    after, meta = checkpoint.load_model(tmp_path / "smaller")
+    assert (after.config.image_size, meta.overrides) == (32, {"image_size": 32})
+    for (name, a), b in zip(before.backbone.named_parameters(), after.backbone.parameters(), strict=True):
+        torch.testing.assert_close(a, b, msg=name)
 
 
 def test_the_commands(crop_shards, tmp_path):
