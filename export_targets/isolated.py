@@ -6,7 +6,8 @@ That Python has edge_hands, of this version, and what the exporter and its runti
 them on the gate's samples, and this one, which may have none of it, judges them. The two share a folder and speak JSON:
 ``python -m edge_hands.export_targets.isolated`` reads one request, the arguments of ``Forms`` and ``Forms.get``, from
 a line of its standard input and writes one object a line: {"step": text} as often as it likes, then either
-{"result": ...} or {"error": name of the class, "message": text}. Arrays lie in the folder, in ``arrays.npz``.
+{"result": ...} or {"error": name of the class, "message": text}. Arrays lie in the folder, in ``arrays.npz``. The
+process of a ``FloatTwin`` says that it is "converted" and is timed when another line comes.
 """
 
 from __future__ import annotations
