@@ -72,7 +72,7 @@ class FloatTwin:
         self._child.until(_CONVERTED)
 
     def latency_ms(self) -> float:
-        """Of a call on one thread, measured now."""
+        """Of a call on one thread, measured when this is called first; the same number after that."""
         self.wait()
         self._child.say("time it")
         return float(self._child.result(lambda text: None))

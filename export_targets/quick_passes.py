@@ -41,7 +41,7 @@ def quick_passes() -> Iterator[None]:
 
 #: Passes of ExecuTorch's XNNPACK delegate, and the operator without which one changes nothing.
 _LOOKS_FOR = {
-    "ConvertToUpsampleBilinear2d": "index",
+    "ConvertToUpsampleBilinear2d": "upsample_bilinear2d",
     "ConvertToSDPAPass": "softmax",
     "FuseBatchNormPass": "batch_norm",
     "DecomposeBatchNorm": "batch_norm",

@@ -162,3 +162,26 @@ def test_executorch_writes_the_same_bytes():
     assert runs == [plain, plain]
     assert pass_base._ExportPassBase._fx is not compute
     assert len(_passes.XNNPACKPassManager(_exported()).passes) > len(chosen.passes)
+
+
+def test_litert_writes_the_same_bytes():
+    pytest.importorskip("litert_torch")
+    from edge_hands.export_targets import litert
+
+    arguments = (_Layers().eval(), {"x": torch.ones(1, 4, 8, 8)}, False, "portable")
+    assert litert.convert_module(*arguments) == litert.convert_module.__wrapped__(*arguments)
+
+
+def test_what_a_pass_looks_for_is_in_its_pattern():
+    pytest.importorskip("executorch")
+    from executorch.backends.xnnpack._passes import XNNPACKPassManager
+    from executorch.backends.xnnpack.partition.graphs import bilinear_2d, sdpa
+
+    from edge_hands.export_targets.quick_passes import _LOOKS_FOR
+
+    names = {kind.__name__ for kind in XNNPACKPassManager(_exported()).passes}
+    assert set(_LOOKS_FOR) <= names
+    patterns = {"ConvertToUpsampleBilinear2d": bilinear_2d.get_graphs_dict(), "ConvertToSDPAPass": sdpa.get_graphs()}
+    for name, graphs in patterns.items():
+        for graph in graphs:
+            assert any(_LOOKS_FOR[name] in str(node.target) for node in graph.graph.nodes)
