@@ -26,7 +26,7 @@ from edge_hands.filters import OneEuro, OneEuroState, one_euro
 from edge_hands.hand import Hand
 from edge_hands.hands import REFERENCE_SKELETON_LENGTH
 from edge_hands.images import View, check_frame, tiles, whole
-from edge_hands.look import Look, distinct
+from edge_hands.look import Look, distinct, log_odds
 from edge_hands.session import Session
 from edge_hands.signing import PublicKey
 
@@ -62,23 +62,18 @@ class Timing:
 class Effort:
     """How hard new hands are looked for: at most ``candidates`` for each hand that may be shown, each in the detector's
     crop ``scales`` times as large, ``looks`` times, every look in the crop of the last one's joints. The best look but
-    the first counts, and is a hand when its joints are ``sure`` on average. Candidates of only ``faint`` times the
-    detector's threshold are looked at too; their joints must be ``faint_sure``.
+    the first counts.
     """
 
     candidates: int
     scales: tuple[float, ...]
     looks: int
-    sure: float = 0.0
-    faint: float = 1.0
-    faint_sure: float = 0.0
 
 
 #: In video the next frame is the next look.
 VIDEO = Effort(1, (1.0,), 2)
-#: A detector's crop that cuts fingers off does not grow by itself: try a larger one too. So many looks meet more that
-#: is no hand; how sure to be was chosen on pictures without hands, other ones than benchmarks/false_hands.py shows.
-STILL = Effort(6, (1.0, 1.4), 3, sure=0.52, faint=0.5, faint_sure=0.7)
+#: A detector's crop that cuts fingers off does not grow by itself: try a larger one too.
+STILL = Effort(6, (1.0, 1.4), 3)
 
 
 @dataclass
@@ -101,12 +96,12 @@ class HandTracker:
     landmarks, detector: folders of bundles, or open sessions (then the caller closes them); None for the bundled ones.
     runtime, threads, public_key: as in ``Session.open``; with a key both bundles must be signed, and an open session,
     whose bundle can no longer be checked, is refused. max_hands: of a frame, best first. hand_size: sum of the 20 bone
-    lengths in metres of this user, to which ``joints_xyz`` is scaled. detect_threshold, presence_threshold:
-    probabilities below which a candidate is no hand. confidence_threshold: mean confidence of the joints below which a
-    new hand is not believed; photographs ask for more (``STILL``). detect_every: while fewer than max_hands are
-    tracked, look for more in every n-th frame. tiles: views of a photograph beside the whole, (2, 3) for 2x2 and 3x3;
-    None lets its size decide. smoothing: one-euro settings for video, speeds in hand sizes per second; None for raw
-    joints.
+    lengths in metres of this user, to which ``joints_xyz`` is scaled. detect_threshold: the detector's score from which
+    a place is looked at. evidence_threshold: from which a new hand is believed, the log-odds of that score and of the
+    look (``Look.odds``) together; less finds more hands, and more that are none. presence_threshold: the landmark
+    model's probability of a hand below which it is lost. detect_every: while fewer than max_hands are tracked, look for
+    more in every n-th frame. tiles: views of a photograph beside the whole, (2, 3) for 2x2 and 3x3; None lets its size
+    decide. smoothing: one-euro settings for video, speeds in hand sizes per second; None for raw joints.
     """
 
     def __init__(
@@ -118,9 +113,9 @@ class HandTracker:
         max_hands: int = 2,
         *,
         hand_size: float = REFERENCE_SKELETON_LENGTH,
-        detect_threshold: float = 0.3,
+        detect_threshold: float = 0.15,
+        evidence_threshold: float = 1.3,
         presence_threshold: float = 0.7,
-        confidence_threshold: float = 0.4,
         detect_every: int = 5,
         tiles: Sequence[int] | None = None,
         smoothing: OneEuro | None = SMOOTHING,
@@ -129,8 +124,8 @@ class HandTracker:
         if max_hands < 1 or detect_every < 1 or not hand_size > 0 or any(not 2 <= n <= 8 for n in tiles or ()):
             raise ValueError("max_hands and detect_every must be at least 1, hand_size positive, tiles from 2 to 8")
         self.max_hands, self.hand_size, self.detect_every = max_hands, hand_size, detect_every
-        self.detect_threshold, self.presence_threshold = detect_threshold, presence_threshold
-        self.confidence_threshold = confidence_threshold
+        self.detect_threshold, self.evidence_threshold = detect_threshold, evidence_threshold
+        self.presence_threshold = presence_threshold
         self.tiles, self.smoothing = None if tiles is None else tuple(tiles), smoothing
         self.timing = Timing()
         self._busy = threading.Lock()
@@ -215,10 +210,10 @@ class HandTracker:
         views = [whole(height, width)]
         for n in self._tile_counts(max(height, width)):
             views += tiles(height, width, n)
-        looks = self._looks(frame, self._detect(frame, views, STILL), STILL)
+        looks = self._looks(frame, self._detect(frame, views), STILL)
         if not looks:
-            looks = self._looks(frame, self._detect(frame, [whole(height, width, _MARGIN)], STILL), STILL)
-        kept = distinct(sorted(looks, key=lambda look: -look.quality))[: self.max_hands]
+            looks = self._looks(frame, self._detect(frame, [whole(height, width, _MARGIN)]), STILL)
+        kept = distinct(sorted(looks, key=lambda look: -look.odds))[: self.max_hands]
         return [self._hand(look, next(self._ids), look.right) for look in kept]
 
     def _tile_counts(self, long: int) -> tuple[int, ...]:
@@ -257,7 +252,7 @@ class HandTracker:
         tracked = [track.look.box for track in self._tracks]
         new = [
             found
-            for found in self._detect(frame, [whole(*frame.shape[:2])], VIDEO)
+            for found in self._detect(frame, [whole(*frame.shape[:2])])
             if all(iou(found.box, box) < 0.3 and containment(found.box, box) < 0.6 for box in tracked)
         ]
         for look in self._looks(frame, new, VIDEO):
@@ -269,11 +264,11 @@ class HandTracker:
         kept = distinct(track.look for track in self._tracks)  # older tracks stand first and keep their id
         self._tracks = [track for track in self._tracks if any(track.look is look for look in kept)]
 
-    def _detect(self, frame: np.ndarray, views: list[View], effort: Effort) -> list[Detection]:
+    def _detect(self, frame: np.ndarray, views: list[View]) -> list[Detection]:
         start, size, found = clock.perf_counter(), self.detector.manifest.input_shape[1], []
         for view in views:
             outputs = self.detector.run({"image": _tensor(view.image(frame, size))})
-            found += decode(outputs, view, effort.faint * self.detect_threshold)
+            found += decode(outputs, view, self.detect_threshold)
         timing = self.timing
         self.timing = replace(
             timing, detect_ms=timing.detect_ms + _ms_since(start), detector_runs=timing.detector_runs + len(views)
@@ -287,18 +282,15 @@ class HandTracker:
         return [look for look in best if look is not None]
 
     def _refined(self, frame: np.ndarray, detection: Detection, effort: Effort) -> Look | None:
-        best: Look | None = None
-        faint = detection.score < self.detect_threshold
-        needed = max(self.confidence_threshold, effort.faint_sure if faint else effort.sure)
+        best, most = None, self.evidence_threshold - log_odds(detection.score)
         for scale in effort.scales:
             crop = replace(detection.crop, side=detection.crop.side * scale)
             for number in range(effort.looks):
                 look = self._look_both_ways(frame, crop, detection.right)
                 if look is None or look.presence < self.presence_threshold:
                     break
-                sure = look.confidence.mean() >= needed
-                if number > 0 and sure and (best is None or look.quality > best.quality):
-                    best = look
+                if number > 0 and look.odds >= most:
+                    best, most = look, look.odds
                 crop = look.next_crop
         return best
 
@@ -310,7 +302,7 @@ class HandTracker:
         if look is None or (own >= _SURE and look.fit >= 0.5):
             return look
         other = self._look(frame, replace(crop, mirror=not crop.mirror))
-        if other is None or _log_odds(look.fit) + _log_odds(own) >= _log_odds(other.fit):
+        if other is None or log_odds(look.fit) + log_odds(own) >= log_odds(other.fit):
             return look
         return other
 
@@ -357,11 +349,6 @@ class HandTracker:
             score=look.presence,
             id=id,
         )
-
-
-def _log_odds(probability: float) -> float:
-    safe = min(max(probability, 1e-3), 1.0 - 1e-3)
-    return float(np.log(safe / (1.0 - safe)))
 
 
 def _tensor(image: np.ndarray) -> np.ndarray:

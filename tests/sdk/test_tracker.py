@@ -136,21 +136,28 @@ def test_a_new_hand_needs_sure_joints_a_followed_one_does_not(world, tracker, sh
     world.hands, world.confidence = [(shape((120, 130), 80), "right")], 0.1
     assert tracker.track(world.frame()) == []
     assert tracker.track(world.frame(), still=True) == []
-    world.confidence = 0.45
-    assert tracker.track(world.frame(), still=True) == []  # a photograph has been searched harder
+    world.confidence = 0.8
+    assert len(tracker.track(world.frame(), still=True)) == 1
     assert len(tracker.track(world.frame())) == 1
     world.confidence = 0.1
     assert len(tracker.track(world.frame())) == 1
 
 
-def test_a_photographs_faint_candidate_is_a_hand_when_its_joints_are_very_sure(world, tracker, shape):
-    world.hands, world.score = [(shape((120, 130), 80), "right")], 0.2
-    assert len(tracker.track(world.frame(), still=True)) == 1
-    assert tracker.track(world.frame()) == []  # in video the next frame may show it better
-    world.confidence = 0.6
-    assert tracker.track(world.frame(), still=True) == []
-    world.confidence, world.score = 1.0, 0.1
-    assert tracker.track(world.frame(), still=True) == []
+@pytest.mark.parametrize("still", [True, False])
+def test_what_the_detector_and_the_joints_say_of_a_new_hand_adds_up(world, shape, still):
+    def found(score: float, confidence: float, **thresholds: float) -> int:
+        world.score, world.confidence = score, confidence
+        with HandTracker(world.model("landmarks"), world.model("detector"), **thresholds) as tracker:
+            return len(tracker.track(world.frame(), still=still))
+
+    world.hands = [(shape((120, 130), 80), "right")]
+    assert found(0.2, 0.9) == 1  # log-odds: -1.4 + 2.2 + 0.3 * 3.9 of the presence
+    assert found(0.2, 0.6) == 0
+    assert found(0.9, 0.6) == 1
+    assert found(0.2, 0.6, evidence_threshold=0.0) == 1
+    assert found(0.9, 0.6, evidence_threshold=6.0) == 0
+    assert found(0.1, 1.0) == 0  # not looked at
+    assert found(0.1, 1.0, detect_threshold=0.05) == 1
 
 
 def test_tiles_find_a_small_hand_in_a_large_photograph(world, tracker, shape):
