@@ -6,13 +6,14 @@
 
 prints the distances of joints in space (mm) between pairs of models on val crops: mean and 99.9th percentile over all
 crops, and over those with a hand. A form is compared with the graph in exact integers whose scans add in the form's own
-order, and a portable one also with that of the kernels. ``--cut`` also counts, layer by layer, the int8 values that a
-runtime rounds apart from the reference on the first crops. docs/quantization.md says what came out.
+order, and a portable one also with that of the kernels; Core ML's with the graph in float64. ``--cut`` also counts,
+layer by layer, the int8 values that a runtime rounds apart from the reference on the first crops. docs/quantization.md says what came out.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -77,13 +78,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--float", type=Path, dest="plain")
     parser.add_argument("--count", type=int, default=500)
-    parser.add_argument("--form", action="append", default=[], help="RUNTIME:SCAN, as litert:native")
+    parser.add_argument("--form", action="append", default=[], help="RUNTIME:SCAN, as litert:native, or coreml:only")
     parser.add_argument("--own", action="store_true", help="also what rounding does to the graph itself")
     parser.add_argument("--cut", help="RUNTIME:SCAN whose layers are compared one by one")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="edge_hands_rounding_") as folder:
-        forms = Forms(asked.model, Path(folder), asked.data, asked.count, lambda text: None)
+        forms = Forms(asked.model, Path(folder), asked.data, asked.count, lambda text: None, patience=math.inf)
         if asked.form or asked.plain or asked.own:
             distances(forms, asked.form, asked.plain, asked.own)
         if asked.cut:
@@ -103,8 +104,8 @@ def distances(forms: Forms, wanted: list[str], plain: Path | None, own: bool) ->
     for form in wanted:
         runtime, scan = form.split(":")
         found[form] = forms.get(runtime, scan)[0].outputs["joints_xyz"]
-        for order in dict.fromkeys((scan, "native")):
-            report(f"{form} to integer-exact, {order} scans", found[form], exact(runtime, order), hands)
+        for order in dict.fromkeys((scan, "native") if scan == "portable" else (scan,)):
+            report(f"{form} to exact, {order} scans", found[form], exact(runtime, order), hands)
     if own:
         precise, fake = exact("litert", "native"), joints(forms.model, images)
         nudge = joints(nudged(integer_exact(forms.model)), images)

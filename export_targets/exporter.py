@@ -140,12 +140,6 @@ def _export(forms: Forms, device: Device, out: Path, plan: list[_Planned]) -> ga
     return report
 
 
-def _is_exact(form: Form) -> bool:
-    """Whether a form is compared with its own arithmetic: exact integers, and around them our kernels, or XNNPACK's
-    operations, whose every rounding is known. Of onnxruntime's own operations not all are."""
-    return form.meant is not None and (form.scan == "native" or form.runtime in ("litert", "executorch"))
-
-
 def _tools(forms: Iterable[Form]) -> dict[str, str]:
     """Versions of the packages that wrote the forms: more than one where exporters have Pythons of their own."""
     found: dict[str, dict[str, None]] = {}
@@ -169,7 +163,7 @@ def _judge(forms: Forms, chosen: list[Form], device: Device, size: int) -> gate.
     for form in chosen:
         truth = {name: array[: form.seen] for name, array in forms.samples.items()}
         meant = form.meant or forms.reference.first(form.seen)
-        found = gate.parity(forms.model.kind, form.outputs, meant, limits, truth, _is_exact(form))
+        found = gate.parity(forms.model.kind, form.outputs, meant, limits, truth, form.exact)
         if form.seen < len(forms.images):
             found = [replace(check, note=f"{form.seen} samples") for check in found]
         if form.instead:

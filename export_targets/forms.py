@@ -48,9 +48,10 @@ class Form:
     """A converted model in ``folder``, and what its runtime gave here: ``outputs`` of the first ``seen`` samples.
 
     ``part`` names one function of a package that has several, each of which is a form; ``meant`` is what the form is to
-    compute, None for the fake-quant model. ``latency_ms`` is None for a reference interpreter, ``version`` the
-    runtime's, ``tools`` the packages that wrote the file, with their versions. ``instead`` is why the file does not run
-    here, where the ``outputs`` are those of what stands in for it.
+    compute, None for the fake-quant model, and ``exact`` whether that is in the form's own arithmetic. ``latency_ms``
+    is None for a reference interpreter, ``version`` the runtime's, ``tools`` the packages that wrote the file, with
+    their versions. ``instead`` is why the file does not run here, where the ``outputs`` are those of what stands in for
+    it.
     """
 
     runtime: str
@@ -65,6 +66,7 @@ class Form:
     resident_bytes: int | None
     version: str
     tools: dict[str, str]
+    exact: bool = False
     instead: str = ""
 
 
@@ -73,7 +75,8 @@ class Forms:
 
     ``data`` is a folder of shards whose val samples the gate uses (default: those of the package), ``count`` of them;
     ``step`` is told what is being done. ``pythons`` names, for a runtime, the Python that makes and runs its forms,
-    where that is not this one. Raises ExportError or DataError.
+    where that is not this one; ``patience`` is for how many seconds a form may run the samples. Raises ExportError or
+    DataError.
     """
 
     def __init__(
@@ -84,15 +87,16 @@ class Forms:
         count: int,
         step: Callable[[str], None],
         pythons: dict[str, str] | None = None,
+        patience: float = PATIENCE,
     ) -> None:
         step("rebuilding the quantised graph")
-        self.source, self.folder, self.step = source, folder, step
+        self.source, self.folder, self.step, self._patience = source, folder, step, patience
         self.model, self.meta = qat.load_quantized(source), checkpoint.load_meta(source)
         self.samples = self._samples(data, count)
         #: These arguments, for a Python of its own.
         self.given, self._pythons = {"source": str(source), "data": data and str(data), "count": count}, pythons or {}
         self._made: dict[tuple, list[Form]] = {}
-        self._integer: dict[tuple[str, str], gate.Reference] = {}
+        self._exact: dict[tuple[str, str], gate.Reference] = {}
         self._twin: isolated.FloatTwin | None = None
 
     def get(self, runtime: str, scan: str, **settings: str) -> list[Form]:
@@ -115,13 +119,13 @@ class Forms:
         self.step(f"the fake-quant model on {len(self.images)} samples")
         return gate.Reference.of(_in_torch(self.model), self.images)
 
-    def _integer_reference(self, runtime: str, scan: str) -> gate.Reference:
-        """What the fake-quant model gives for the samples in the arithmetic of a runtime's integer kernels and with the
-        sums of its file: another order of sums rounds a value now and then to another integer."""
-        if (runtime, scan) not in self._integer:
-            self.step(f"the fake-quant model in the integers of {runtime}, {scan} scans, on {len(self.images)} samples")
-            self._integer[runtime, scan] = gate.Reference.of(_in_torch(in_file(self.model, runtime, scan)), self.images)
-        return self._integer[runtime, scan]
+    def _exact_reference(self, runtime: str, scan: str) -> gate.Reference:
+        """What the fake-quant model gives for the samples in the arithmetic of a runtime and with the sums of its file:
+        another order of sums rounds a value now and then to another integer."""
+        if (runtime, scan) not in self._exact:
+            self.step(f"the fake-quant model as {runtime} computes, {scan} scans, on {len(self.images)} samples")
+            self._exact[runtime, scan] = gate.Reference.of(_in_torch(in_file(self.model, runtime, scan)), self.images)
+        return self._exact[runtime, scan]
 
     def begin_float(self) -> None:
         """Has the same network unquantised converted in a process of its own, for ``float_latency_ms``."""
@@ -173,18 +177,21 @@ class Forms:
             part = part if len(parts) > 1 else ""
             self.step(f"running {runtime}, {part or f'{variant.scan} scans'}")
             write_manifest(folder, make_manifest(self.model, self.meta, "gate", [runnable], tools, folder))
-            state, patience = runtimes.get(runtime).readiness(runnable), PATIENCE / len(parts)
+            state, patience = runtimes.get(runtime).readiness(runnable), self._patience / len(parts)
             if not state and hasattr(exporter, "stand_in"):
                 measured = self._on_samples(exporter.stand_in(folder, runnable), patience)
                 measured |= {"latency_ms": None, "resident_bytes": None, "version": "not run here"}
                 measured["instead"] = f"{state.reason}; compared: {runnable.config['stand_in']}"
             else:
                 measured = self._measure(folder, runnable, patience)
-            reference = None
+            reference, numbers = None, _arithmetic(runtime, settings)
             if meant is not self.model:
-                reference = gate.Reference.of(_in_torch(meant), self.images[: measured["seen"]])
-            elif runtime in DIVIDES and settings.get("backend", "xnnpack") == "xnnpack":
-                reference = self._integer_reference(runtime, variant.scan).first(measured["seen"])
+                reference, numbers = gate.Reference.of(_in_torch(meant), self.images[: measured["seen"]]), ""
+            elif numbers:
+                reference = self._exact_reference(numbers, variant.scan).first(measured["seen"])
+            # Around their integers come our kernels, or XNNPACK's operations, whose every rounding is known, or
+            # float64. Of onnxruntime's own operations not all are known.
+            measured["exact"] = bool(numbers) and (variant.scan == "native" or numbers != "onnx")
             form = Form(runtime, variant.scan, part, variant, folder, meant=reference, tools=tools, **measured)
             made.append(form)
         return made
@@ -210,8 +217,15 @@ class Forms:
         begun = time.perf_counter()
         run(self._first)
         took = max(time.perf_counter() - begun, 1e-6)
-        seen = min(int(np.clip(patience / took, LEAST, len(self.images))), len(self.images))
+        seen = int(min(max(patience / took, LEAST), len(self.images)))
         return {"outputs": gate.outputs_of(run, self.images[:seen]), "seen": seen}
+
+
+def _arithmetic(runtime: str, settings: dict[str, str]) -> str:
+    """The runtime, as ``in_file`` takes it, that knows how a file's values are rounded; "" if none does."""
+    backend = settings.get("backend", "xnnpack")
+    name = runtime if backend == "xnnpack" else backend
+    return name if name in (*DIVIDES, "coreml") else ""
 
 
 def _in_torch(model: nn.Module) -> gate.Predictor:

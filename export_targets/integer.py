@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.nn import functional
 
 from edge_hands.export_targets import portable
+from edge_hands.export_targets.double import in_double
 from edge_hands.quantization.qat import QuantizedModel
 from edge_hands.quantization.quantizer import LAYERS, RELUS
 
@@ -56,10 +57,13 @@ class _Layer:
         return (torch.round(scaled) + self.y_zero).clamp(self.low, 127).to(torch.int8)
 
 
-def in_file(model: QuantizedModel, runtime: str, scan: str) -> QuantizedModel:
+def in_file(model: QuantizedModel, runtime: str, scan: str) -> nn.Module:
     """A converted model that computes what the file of a runtime does: the same integers, and the same last bits
-    of the float32 values that are rounded to them, of scans, means and roots. ``scan`` as in ``Forms.get``.
+    of the float32 values that are rounded to them, of scans, means and roots. Core ML's rounding is not known: its file
+    is run, and meant, in float64. ``scan`` as in ``Forms.get``.
     """
+    if runtime == "coreml":
+        return in_double(model)
     layers = runtime == "executorch" or (runtime, scan) == ("litert", "portable")
     if scan == "portable" or layers:
         model = portable.in_graph(model, portable.FORMS if scan == "portable" else portable.ROOTS, layers)

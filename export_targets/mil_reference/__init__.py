@@ -1,8 +1,8 @@
 """A reference interpreter of Core ML's ML Programs: what an .mlpackage computes, on a machine without Core ML.
 
-``load(package)`` gives a ``Program``; calling it runs the package's operations one by one in torch, in float32, each
-result rounded to the type that the program declares. That is the arithmetic of the format's documentation. Devices
-may add in another order or width, so its numbers are a reference, and its times mean nothing.
+``load(package)`` gives a ``Program``; calling it runs the package's operations one by one in torch, in float64: what
+the package says, before any rounding of float32, which devices do in an order and width of their own. A result that the
+program declares as float16 or as an integer is rounded to that. Its times mean nothing.
 
     elementwise  shapes  reductions  layers  quantization    tables of operations: name -> function of ``Arguments``
 """

@@ -42,7 +42,7 @@ class Arguments:
         return self._values[name]
 
     def real(self, name: str) -> Tensor:
-        """The same with floating-point values widened to float32, as arithmetic wants them."""
+        """The same with floating-point values widened to float64, as arithmetic wants them."""
         return widened(self._values[name])
 
     def optional(self, name: str) -> Tensor | None:
@@ -82,5 +82,5 @@ class Arguments:
 
 
 def widened(tensor: Tensor) -> Tensor:
-    """float32 of a floating-point tensor; others as they are."""
-    return tensor.float() if tensor.is_floating_point() else tensor
+    """float64 of a floating-point tensor; others as they are."""
+    return tensor.double() if tensor.is_floating_point() else tensor

@@ -42,7 +42,10 @@ class Step:
 
 
 class Program:
-    """One function of an ML Program. ``inputs`` gives the shape of every input, ``outputs`` of every output."""
+    """One function of an ML Program. ``inputs`` gives the shape of every input, ``outputs`` of every output.
+
+    Floating-point outputs are float32 at the end.
+    """
 
     def __init__(self, function: Any) -> None:
         self._function = function
@@ -69,7 +72,8 @@ class Program:
                     values[variable] = result
                     if trace is not None:
                         trace(step.kind, variable.name, result)
-        return {variable.name: _read(variable, values).numpy() for variable in self._function.outputs}
+        found = {variable.name: _read(variable, values) for variable in self._function.outputs}
+        return {name: (v.float() if v.is_floating_point() else v).numpy() for name, v in found.items()}
 
     @property
     def operations(self) -> list[str]:
@@ -171,10 +175,11 @@ def _torch_type(variable: Any) -> torch.dtype:
     return TYPES[name]
 
 
-#: MIL's types; those of fewer than eight bits and the larger unsigned ones lie in what torch computes with.
+#: MIL's types; those of fewer than eight bits and the larger unsigned ones lie in what torch computes with, and float32
+#: is not rounded to.
 TYPES = {
     "fp16": torch.float16,
-    "fp32": torch.float32,
+    "fp32": torch.float64,
     "bool": torch.bool,
     "int4": torch.int8,
     "int8": torch.int8,

@@ -17,8 +17,8 @@ _RANGES = {"int8": (-128, 127), "uint8": (0, 255)}
 def _along(a: Arguments, name: str, x: Tensor) -> Tensor:
     """A scale or zero point, one or one per entry of ``axis``, shaped to multiply x; 0 when left out."""
     if name not in a:
-        return torch.zeros(())
-    parameter = a.value(name).float()
+        return torch.zeros((), dtype=torch.float64)
+    parameter = a.value(name).double()
     if parameter.numel() == 1:
         return parameter.reshape(())
     shape = [1] * x.dim()
@@ -33,21 +33,21 @@ def quantize(a: Arguments) -> Tensor:
 
 
 def dequantize(a: Arguments) -> Tensor:
-    x = a.value("input").float()
+    x = a.value("input").double()
     return (x - _along(a, "zero_point", x)) * _along(a, "scale", x)
 
 
 def constexpr_affine_dequantize(a: Arguments) -> Tensor:
-    x = a.value("quantized_data").float()
+    x = a.value("quantized_data").double()
     return (x - _along(a, "zero_point", x)) * _along(a, "scale", x)
 
 
 def constexpr_blockwise_shift_scale(a: Arguments) -> Tensor:
     """(data - offset) scale, each of which holds for a block: of the data's rank, with fewer entries."""
-    data = a.value("data").float()
+    data = a.value("data").double()
 
     def spread(name: str) -> Tensor:
-        values = a.value(name).float()
+        values = a.value(name).double()
         for axis, (whole, part) in enumerate(zip(data.shape, values.shape, strict=True)):
             values = values.repeat_interleave(whole // part, axis)
         return values

@@ -55,7 +55,7 @@ def argsort(a: Arguments) -> Tensor:
 
 OPERATIONS: dict[str, Operation] = {
     "reduce_sum": _reduction(lambda x, axes, keep: x.sum(axes, keep)),
-    "reduce_mean": _reduction(lambda x, axes, keep: x.float().mean(axes, keep)),
+    "reduce_mean": _reduction(lambda x, axes, keep: x.double().mean(axes, keep)),
     "reduce_max": _reduction(lambda x, axes, keep: x.amax(axes, keep)),
     "reduce_min": _reduction(lambda x, axes, keep: x.amin(axes, keep)),
     "reduce_prod": _reduction(_product),
@@ -69,7 +69,7 @@ OPERATIONS: dict[str, Operation] = {
     "softmax": lambda a: a.real("x").softmax(a.integer("axis", -1)),
     "cumsum": cumsum,
     "matmul": matmul,
-    "einsum": lambda a: torch.einsum(a.text("equation"), *(value.float() for value in a.list("values"))),
+    "einsum": lambda a: torch.einsum(a.text("equation"), *(value.double() for value in a.list("values"))),
     "topk": topk,
     "argsort": argsort,
 }
