@@ -7,7 +7,8 @@
 prints the distances of joints in space (mm) between pairs of models on val crops: mean and 99.9th percentile over all
 crops, and over those with a hand. A form is compared with the graph in exact integers whose scans add in the form's own
 order, and a portable one also with that of the kernels; Core ML's with the graph in float64. ``--cut`` also counts,
-layer by layer, the int8 values that a runtime rounds apart from the reference on the first crops. docs/quantization.md says what came out.
+layer by layer, the int8 values that a runtime rounds apart from the reference on the first crops. docs/quantization.md
+says what came out.
 """
 
 from __future__ import annotations
