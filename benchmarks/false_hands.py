@@ -27,11 +27,10 @@ from edge_hands import HandTracker, frames
 from edge_hands.decode import decode
 from edge_hands.draw import draw_hands
 from edge_hands.errors import DataError, EdgeHandsError
-from edge_hands.images import whole
+from edge_hands.images import as_input, whole
 from edge_hands.quantization.data.synthetic.backgrounds import BackgroundConfig, Backgrounds
 from edge_hands.quantization.metrics import bootstrap
 from edge_hands.sources import PHOTO_SUFFIXES
-from edge_hands.tracker import _tensor
 
 #: Issue 5's bar for pictures without a hand.
 BAR = 0.01
@@ -77,7 +76,7 @@ def photographs(folder: Path, count: int, seed: int) -> list[Path]:
 def count_hands(tracker: HandTracker, picture: np.ndarray) -> tuple[list[int], list]:
     """Hands that each of WAYS sees in ``picture`` (H, W, 3), and those of the photograph."""
     view, size = whole(*picture.shape[:2]), tracker.detector.manifest.input_shape[1]
-    found = decode(tracker.detector.run({"image": _tensor(view.image(picture, size))}), view, ALONE)
+    found = decode(tracker.detector.run({"image": as_input(view.image(picture, size))}), view, ALONE)
     tracker.reset()
     video = tracker.track(picture, time=0.0, still=False)
     tracker.reset()

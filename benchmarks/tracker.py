@@ -23,9 +23,8 @@ import cv2
 import numpy as np
 
 import edge_hands as eh
-from edge_hands.images import check_frame
+from edge_hands.images import as_input, check_frame
 from edge_hands.sources import read_photo
-from edge_hands.tracker import _tensor
 
 #: Issue 5's bar for a tracked frame.
 BAR = 2.5
@@ -76,14 +75,14 @@ def measure(tracker: eh.HandTracker, count: int) -> dict[str, float]:
     frame, track, landmarks = video[index % STEPS], tracker._tracks[0], tracker.landmarks
     crop, size = track.look.next_crop, landmarks.manifest.input_shape[1]
     small = crop.warp(frame, size)
-    inputs = {"image": _tensor(small)}
+    inputs = {"image": as_input(small)}
     parts = cpu_ms(
         {
             "frame": follow,
             "frame checked": lambda: check_frame(frame),
             "next crop": lambda: track.look.next_crop,
             "crop cut out": lambda: crop.warp(frame, size),
-            "to float32": lambda: _tensor(small),
+            "to float32": lambda: as_input(small),
             "landmark model": lambda: landmarks._runtime.run(inputs),
             "session": lambda: landmarks.run(inputs),
             "filter and hand": lambda: tracker._smoothed(track, track.filtered.time + 1 / 30),

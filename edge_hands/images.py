@@ -41,6 +41,11 @@ def check_frame(frame: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(frame[:, :, :3])
 
 
+def as_input(image: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 3) -> what a model's session takes: float32 (1, H, W, 3) in [0, 1]."""
+    return (image.astype(np.float32) / 255.0)[None]
+
+
 def _found(frame: np.ndarray) -> str:
     return f"{frame.dtype} {list(frame.shape)}"
 

@@ -25,7 +25,7 @@ from edge_hands.errors import BundleError, SessionError
 from edge_hands.filters import OneEuro, OneEuroState, one_euro
 from edge_hands.hand import Hand
 from edge_hands.hands import REFERENCE_SKELETON_LENGTH
-from edge_hands.images import View, check_frame, tiles, whole
+from edge_hands.images import View, as_input, check_frame, tiles, whole
 from edge_hands.look import Look, distinct, log_odds
 from edge_hands.session import Session
 from edge_hands.signing import PublicKey
@@ -267,7 +267,7 @@ class HandTracker:
     def _detect(self, frame: np.ndarray, views: list[View]) -> list[Detection]:
         start, size, found = clock.perf_counter(), self.detector.manifest.input_shape[1], []
         for view in views:
-            outputs = self.detector.run({"image": _tensor(view.image(frame, size))})
+            outputs = self.detector.run({"image": as_input(view.image(frame, size))})
             found += decode(outputs, view, self.detect_threshold)
         timing = self.timing
         self.timing = replace(
@@ -314,7 +314,7 @@ class HandTracker:
             return None
         start = clock.perf_counter()
         image = crop.warp(frame, self.landmarks.manifest.input_shape[1])
-        outputs = self.landmarks.run({"image": _tensor(image)})
+        outputs = self.landmarks.run({"image": as_input(image)})
         timing = self.timing
         self.timing = replace(
             timing, landmarks_ms=timing.landmarks_ms + _ms_since(start), landmark_runs=timing.landmark_runs + 1
@@ -349,10 +349,6 @@ class HandTracker:
             score=look.presence,
             id=id,
         )
-
-
-def _tensor(image: np.ndarray) -> np.ndarray:
-    return (image.astype(np.float32) / 255.0)[None]
 
 
 def _ms_since(start: float) -> float:
