@@ -16,6 +16,7 @@ and as the first frame of a video.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -42,8 +43,8 @@ Truth = dict[str, np.ndarray]
 def looks(tracker: HandTracker, image: np.ndarray) -> Iterator[tuple[float, Look]]:
     """Every look but the first at every candidate in ``image``, with the detector's score, as ``STILL`` has them."""
     for found in tracker._detect(image, [whole(*image.shape[:2])])[: STILL.candidates * tracker.max_hands]:
-        for scale in STILL.scales:
-            crop = replace(found.crop, side=found.crop.side * scale)
+        for scale, turn in STILL.crops:
+            crop = replace(found.crop, side=found.crop.side * scale, angle=found.crop.angle + math.radians(turn))
             for number in range(STILL.looks):
                 look = tracker._look_both_ways(image, crop, found.right)
                 if look is None:

@@ -36,14 +36,14 @@ from edge_hands.quantization.reproduce import trained
 #: Overrides of the model's configuration by name; the first is what others are compared with.
 VARIANTS: dict[str, dict] = {
     "edge": {},
-    "96px": {"image_size": 96},
+    "128px": {"image_size": 128},
     "160px": {"image_size": 160},
     "4 states": {"states": 4},
     "16 states": {"states": 16},
     "narrow": {"widths": [24, 48, 96, 192], "neck": 48},
-    "narrow, 160px": {"image_size": 160, "widths": [24, 48, 96, 192], "neck": 48},
+    "narrow, 128px": {"image_size": 128, "widths": [24, 48, 96, 192], "neck": 48},
     "wide": {"widths": [40, 80, 160, 320], "neck": 80},
-    "wide, 96px": {"image_size": 96, "widths": [40, 80, 160, 320], "neck": 80},
+    "wide, 128px": {"image_size": 128, "widths": [40, 80, 160, 320], "neck": 80},
     "shallow": {"depths": [1, 1, 2, 2, 1, 1]},
     "deep": {"depths": [2, 2, 5, 5, 2, 1]},
 }

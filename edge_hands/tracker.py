@@ -7,6 +7,7 @@ so that a small hand in a large picture is found, and nothing is carried over to
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time as clock
@@ -60,20 +61,21 @@ class Timing:
 
 @dataclass(frozen=True)
 class Effort:
-    """How hard new hands are looked for: at most ``candidates`` for each hand that may be shown, each in the detector's
-    crop ``scales`` times as large, ``looks`` times, every look in the crop of the last one's joints. The best look but
-    the first counts.
+    """How hard new hands are looked for: at most ``candidates`` for each hand that may be shown, each in ``crops``, the
+    detector's made so many times as large and turned by so many degrees, ``looks`` times, every look in the crop of the
+    last one's joints. The best look but the first counts.
     """
 
     candidates: int
-    scales: tuple[float, ...]
+    crops: tuple[tuple[float, float], ...]
     looks: int
 
 
 #: In video the next frame is the next look.
-VIDEO = Effort(1, (1.0,), 2)
-#: A detector's crop that cuts fingers off does not grow by itself: try a larger one too.
-STILL = Effort(6, (1.0, 1.4), 3)
+VIDEO = Effort(1, ((1.0, 0.0),), 2)
+#: A detector's crop that cuts fingers off does not grow by itself, nor does one turn that is far from upright: half of
+#: the detector's are more than 13 degrees off.
+STILL = Effort(6, ((1.0, 0.0), (1.4, 0.0), (1.2, -45.0), (1.2, 45.0)), 3)
 
 
 @dataclass
@@ -283,8 +285,9 @@ class HandTracker:
 
     def _refined(self, frame: np.ndarray, detection: Detection, effort: Effort) -> Look | None:
         best, most = None, self.evidence_threshold - log_odds(detection.score)
-        for scale in effort.scales:
-            crop = replace(detection.crop, side=detection.crop.side * scale)
+        for scale, turn in effort.crops:
+            given = detection.crop
+            crop = replace(given, side=given.side * scale, angle=given.angle + math.radians(turn))
             for number in range(effort.looks):
                 look = self._look_both_ways(frame, crop, detection.right)
                 if look is None or look.presence < self.presence_threshold:

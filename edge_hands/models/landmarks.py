@@ -63,10 +63,8 @@ def dfmamba_base() -> LandmarkConfig:
 
 @register
 def dfmamba_edge() -> LandmarkConfig:
-    """Phone-sized: 128 x 128, made for int8 (ReLU everywhere, foldable norms)."""
-    return LandmarkConfig(
-        image_size=128, stem=16, widths=(32, 64, 128, 256), depths=(2, 2, 3, 3, 1, 1), **INT8_FRIENDLY
-    )
+    """Phone-sized: 96 x 96, made for int8 (ReLU everywhere, foldable norms)."""
+    return LandmarkConfig(image_size=96, stem=16, widths=(32, 64, 128, 256), depths=(2, 2, 3, 3, 1, 1), **INT8_FRIENDLY)
 
 
 @register
