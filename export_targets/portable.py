@@ -111,7 +111,7 @@ def _decay(t: torch.Tensor) -> torch.Tensor:
 
 
 def log1p_over(degree: int) -> np.ndarray:
-    """Coefficients, lowest first, of log(1 + e) / e on [0, 1]: degree 7 is within 2e-7 of it, 8 within 4e-8."""
+    """Coefficients, lowest first, of log(1 + e) / e on [0, 1]: degree 8 is within 4e-8 of it, 10 within 1e-9."""
     nodes = 0.5 + 0.5 * np.cos((np.arange(400) + 0.5) * np.pi / 400)
     fit = np.polynomial.Chebyshev.fit(nodes, np.log1p(nodes) / nodes, degree, domain=[0, 1])
     return fit.convert(kind=np.polynomial.Polynomial, domain=[-1, 1], window=[-1, 1]).coef
