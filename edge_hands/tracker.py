@@ -63,19 +63,21 @@ class Timing:
 class Effort:
     """How hard new hands are looked for: at most ``candidates`` for each hand that may be shown, each in ``crops``, the
     detector's made so many times as large and turned by so many degrees, ``looks`` times, every look in the crop of the
-    last one's joints. The best look but the first counts.
+    last one's joints. The best look but the first counts. Many looks meet more that is no hand: ``doubt`` is what the
+    evidence must be beyond the tracker's threshold.
     """
 
     candidates: int
     crops: tuple[tuple[float, float], ...]
     looks: int
+    doubt: float = 0.0
 
 
 #: In video the next frame is the next look.
 VIDEO = Effort(1, ((1.0, 0.0),), 2)
 #: A detector's crop that cuts fingers off does not grow by itself, nor does one turn that is far from upright: half of
-#: the detector's are more than 13 degrees off.
-STILL = Effort(6, ((1.0, 0.0), (1.4, 0.0), (1.2, -45.0), (1.2, 45.0)), 3)
+#: the detector's are more than 13 degrees off. ``doubt`` was chosen by benchmarks/evidence.py.
+STILL = Effort(6, ((1.0, 0.0), (1.4, 0.0), (1.2, -45.0), (1.2, 45.0)), 3, doubt=0.5)
 
 
 @dataclass
@@ -100,10 +102,11 @@ class HandTracker:
     whose bundle can no longer be checked, is refused. max_hands: of a frame, best first. hand_size: sum of the 20 bone
     lengths in metres of this user, to which ``joints_xyz`` is scaled. detect_threshold: the detector's score from which
     a place is looked at. evidence_threshold: from which a new hand is believed, the log-odds of that score and of the
-    look (``Look.odds``) together; less finds more hands, and more that are none. presence_threshold: the landmark
-    model's probability of a hand below which it is lost. detect_every: while fewer than max_hands are tracked, look for
-    more in every n-th frame. tiles: views of a photograph beside the whole, (2, 3) for 2x2 and 3x3; None lets its size
-    decide. smoothing: one-euro settings for video, speeds in hand sizes per second; None for raw joints.
+    look (``Look.odds``) together; photographs ask for more (``STILL``). Less finds more hands, and more that are none.
+    presence_threshold: the landmark model's probability of a hand below which it is lost. detect_every: while fewer
+    than max_hands are tracked, look for more in every n-th frame. tiles: views of a photograph beside the whole, (2, 3)
+    for 2x2 and 3x3; None lets its size decide. smoothing: one-euro settings for video, speeds in hand sizes per second;
+    None for raw joints.
     """
 
     def __init__(
@@ -284,7 +287,7 @@ class HandTracker:
         return [look for look in best if look is not None]
 
     def _refined(self, frame: np.ndarray, detection: Detection, effort: Effort) -> Look | None:
-        best, most = None, self.evidence_threshold - log_odds(detection.score)
+        best, most = None, self.evidence_threshold + effort.doubt - log_odds(detection.score)
         for scale, turn in effort.crops:
             given = detection.crop
             crop = replace(given, side=given.side * scale, angle=given.angle + math.radians(turn))

@@ -154,10 +154,11 @@ def test_what_the_detector_and_the_joints_say_of_a_new_hand_adds_up(world, shape
     assert found(0.2, 0.9) == 1  # log-odds: -1.4 + 2.2 + 0.3 * 3.9 of the presence
     assert found(0.2, 0.6) == 0
     assert found(0.9, 0.6) == 1
-    assert found(0.2, 0.6, evidence_threshold=0.0) == 1
+    assert found(0.2, 0.6, evidence_threshold=-1.0) == 1
     assert found(0.9, 0.6, evidence_threshold=6.0) == 0
     assert found(0.1, 1.0) == 0  # not looked at
     assert found(0.1, 1.0, detect_threshold=0.05) == 1
+    assert found(0.2, 0.87) == (0 if still else 1)  # a photograph has been searched harder
 
 
 def test_tiles_find_a_small_hand_in_a_large_photograph(world, tracker, shape):
