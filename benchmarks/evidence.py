@@ -34,7 +34,7 @@ from edge_hands.quantization.data.frames import FrameBatches
 from edge_hands.quantization.data.shards import Pool
 from edge_hands.quantization.data.synthetic.backgrounds import Backgrounds
 from edge_hands.quantization.metrics import iou
-from edge_hands.tracker import STILL
+from edge_hands.tracker import STILL, VIDEO
 
 SEEDS = (7, 8)
 Truth = dict[str, np.ndarray]
@@ -42,7 +42,8 @@ Truth = dict[str, np.ndarray]
 
 def looks(tracker: HandTracker, image: np.ndarray) -> Iterator[tuple[float, Look]]:
     """Every look but the first at every candidate in ``image``, with the detector's score, as ``STILL`` has them."""
-    for found in tracker._detect(image, [whole(*image.shape[:2])])[: STILL.candidates * tracker.max_hands]:
+    detections = tracker._detect(image, [whole(*image.shape[:2])], STILL)
+    for found in detections[: STILL.candidates * tracker.max_hands]:
         for scale, turn in STILL.crops:
             crop = replace(found.crop, side=found.crop.side * scale, angle=found.crop.angle + math.radians(turn))
             for number in range(STILL.looks):
@@ -127,16 +128,16 @@ def main() -> None:
     print(f"over the joints': score {score / joints:.2f}, presence {presence / joints:.2f}")
 
     names = [f"a hand in {name}" for name in empty] + [f"{name}: recall / precision" for name in frames]
-    print(f"\n| threshold | as | {' | '.join(names)} |" + "\n" + "|---" * (len(names) + 2) + "|")
+    print(f"\n| evidence asked for | as | {' | '.join(names)} |" + "\n" + "|---" * (len(names) + 2) + "|")
     for threshold in asked.threshold or [None]:
         options = {} if threshold is None else {"evidence_threshold": threshold}
         with HandTracker(asked.landmarks, asked.detector, **options) as tracker:
-            for still, way in ((True, "photograph"), (False, "first frame")):
+            for still, way, effort in ((True, "photograph", STILL), (False, "first frame", VIDEO)):
                 cells = [f"{np.mean([len(h) > 0 for h in found(tracker, i, still)]):.1%}" for i in empty.values()]
                 for truth in frames.values():
                     shares = rates(count(found(tracker, truth["image"], still), truth))
                     cells.append(f"{shares['recall'][0]:.1%} / {shares['precision'][0]:.1%}")
-                print(f"| {tracker.evidence_threshold} | {way} | {' | '.join(cells)} |", flush=True)
+                print(f"| {tracker.evidence_threshold + effort.doubt:g} | {way} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -35,8 +35,6 @@ from edge_hands.sources import PHOTO_SUFFIXES
 #: Issue 5's bar for pictures without a hand.
 BAR = 0.01
 RESAMPLES = 1000
-#: The score from which a detector on its own would be believed; the tracker looks at fainter candidates too.
-ALONE = 0.3
 #: Views of the panoramas: horizontal angle in radians, as in the scenes.
 _FOV = (0.6, 1.7)
 WAYS = ("detector alone", "first frame of a video", "photograph")
@@ -76,7 +74,7 @@ def photographs(folder: Path, count: int, seed: int) -> list[Path]:
 def count_hands(tracker: HandTracker, picture: np.ndarray) -> tuple[list[int], list]:
     """Hands that each of WAYS sees in ``picture`` (H, W, 3), and those of the photograph."""
     view, size = whole(*picture.shape[:2]), tracker.detector.manifest.input_shape[1]
-    found = decode(tracker.detector.run({"image": as_input(view.image(picture, size))}), view, ALONE)
+    found = decode(tracker.detector.run({"image": as_input(view.image(picture, size))}), view, tracker.detect_threshold)
     tracker.reset()
     video = tracker.track(picture, time=0.0, still=False)
     tracker.reset()

@@ -63,13 +63,15 @@ class Timing:
 class Effort:
     """How hard new hands are looked for: at most ``candidates`` for each hand that may be shown, each in ``crops``, the
     detector's made so many times as large and turned by so many degrees, ``looks`` times, every look in the crop of the
-    last one's joints. The best look but the first counts. Many looks meet more that is no hand: ``doubt`` is what the
-    evidence must be beyond the tracker's threshold.
+    last one's joints. The best look but the first counts. Candidates of only ``faint`` times the detector's threshold
+    are looked at too. Many looks meet more that is no hand: ``doubt`` is what the evidence must be beyond the tracker's
+    threshold.
     """
 
     candidates: int
     crops: tuple[tuple[float, float], ...]
     looks: int
+    faint: float = 1.0
     doubt: float = 0.0
 
 
@@ -77,7 +79,7 @@ class Effort:
 VIDEO = Effort(1, ((1.0, 0.0),), 2)
 #: A detector's crop that cuts fingers off does not grow by itself, nor does one turn that is far from upright: half of
 #: the detector's are more than 13 degrees off. ``doubt`` was chosen by benchmarks/evidence.py.
-STILL = Effort(6, ((1.0, 0.0), (1.4, 0.0), (1.2, -45.0), (1.2, 45.0)), 3, doubt=0.5)
+STILL = Effort(6, ((1.0, 0.0), (1.4, 0.0), (1.2, -45.0), (1.2, 45.0)), 3, faint=0.5, doubt=0.5)
 
 
 @dataclass
@@ -101,8 +103,9 @@ class HandTracker:
     runtime, threads, public_key: as in ``Session.open``; with a key both bundles must be signed, and an open session,
     whose bundle can no longer be checked, is refused. max_hands: of a frame, best first. hand_size: sum of the 20 bone
     lengths in metres of this user, to which ``joints_xyz`` is scaled. detect_threshold: the detector's score from which
-    a place is looked at. evidence_threshold: from which a new hand is believed, the log-odds of that score and of the
-    look (``Look.odds``) together; photographs ask for more (``STILL``). Less finds more hands, and more that are none.
+    a place is looked at; in photographs half of it (``STILL``). evidence_threshold: from which a new hand is believed,
+    the log-odds of that score and of the look (``Look.odds``) together; photographs ask for more. Less finds more
+    hands, and more that are none.
     presence_threshold: the landmark model's probability of a hand below which it is lost. detect_every: while fewer
     than max_hands are tracked, look for more in every n-th frame. tiles: views of a photograph beside the whole, (2, 3)
     for 2x2 and 3x3; None lets its size decide. smoothing: one-euro settings for video, speeds in hand sizes per second;
@@ -118,7 +121,7 @@ class HandTracker:
         max_hands: int = 2,
         *,
         hand_size: float = REFERENCE_SKELETON_LENGTH,
-        detect_threshold: float = 0.15,
+        detect_threshold: float = 0.3,
         evidence_threshold: float = 1.3,
         presence_threshold: float = 0.7,
         detect_every: int = 5,
@@ -215,9 +218,9 @@ class HandTracker:
         views = [whole(height, width)]
         for n in self._tile_counts(max(height, width)):
             views += tiles(height, width, n)
-        looks = self._looks(frame, self._detect(frame, views), STILL)
+        looks = self._looks(frame, self._detect(frame, views, STILL), STILL)
         if not looks:
-            looks = self._looks(frame, self._detect(frame, [whole(height, width, _MARGIN)]), STILL)
+            looks = self._looks(frame, self._detect(frame, [whole(height, width, _MARGIN)], STILL), STILL)
         kept = distinct(sorted(looks, key=lambda look: -look.odds))[: self.max_hands]
         return [self._hand(look, next(self._ids), look.right) for look in kept]
 
@@ -257,7 +260,7 @@ class HandTracker:
         tracked = [track.look.box for track in self._tracks]
         new = [
             found
-            for found in self._detect(frame, [whole(*frame.shape[:2])])
+            for found in self._detect(frame, [whole(*frame.shape[:2])], VIDEO)
             if all(iou(found.box, box) < 0.3 and containment(found.box, box) < 0.6 for box in tracked)
         ]
         for look in self._looks(frame, new, VIDEO):
@@ -269,11 +272,11 @@ class HandTracker:
         kept = distinct(track.look for track in self._tracks)  # older tracks stand first and keep their id
         self._tracks = [track for track in self._tracks if any(track.look is look for look in kept)]
 
-    def _detect(self, frame: np.ndarray, views: list[View]) -> list[Detection]:
+    def _detect(self, frame: np.ndarray, views: list[View], effort: Effort) -> list[Detection]:
         start, size, found = clock.perf_counter(), self.detector.manifest.input_shape[1], []
         for view in views:
             outputs = self.detector.run({"image": as_input(view.image(frame, size))})
-            found += decode(outputs, view, self.detect_threshold)
+            found += decode(outputs, view, effort.faint * self.detect_threshold)
         timing = self.timing
         self.timing = replace(
             timing, detect_ms=timing.detect_ms + _ms_since(start), detector_runs=timing.detector_runs + len(views)
