@@ -28,14 +28,12 @@ from coremltools.converters.mil.frontend.torch.torch_op_registry import register
 from coremltools.converters.mil.mil import Var
 
 from edge_hands.errors import ExportError
-from edge_hands.export_targets.portable import log1p_over, near_root
+from edge_hands.export_targets.portable import CORE_ML_LOG1P, near_root
 
 #: Most tokens for which "auto" samples dense.
 DENSE_TOKENS = 256
 #: Largest offset for which "window" is exact.
 RADIUS = 2.0
-#: Within 1e-8 of it with float32 coefficients, 1.5e-9 for a small step size.
-_LOG1P_DEGREE = 10
 
 _sampling = "auto"
 
@@ -256,7 +254,7 @@ def _carries(decay: Var, last: Var) -> Var:
 def _softplus(x: Var) -> Var:
     """relu(x) + log(1 + e), e = exp(-|x|): a polynomial times e, as 1 + e would lose a small e in float16."""
     e = mb.exp(x=mb.mul(x=mb.abs(x=x), y=np.float32(-1.0)))
-    *rest, last = log1p_over(_LOG1P_DEGREE).astype(np.float32)
+    *rest, last = CORE_ML_LOG1P
     value = mb.add(x=mb.mul(x=e, y=last), y=rest.pop())
     while rest:
         value = mb.add(x=mb.mul(x=value, y=e), y=rest.pop())

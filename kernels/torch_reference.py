@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,9 +11,22 @@ from torch import Tensor
 from edge_hands.kernels.reference import anchors
 
 
-def selective_scan_ref(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
-    """x, delta (B, L, D); A (D, N); B, C (B, L, N); D (D,) -> y (B, L, D)."""
-    return _scan(x, delta, A, B, C) + D * x
+def softplus(delta: Tensor) -> Tensor:
+    """log(1 + exp(delta)), the step size."""
+    return F.softplus(delta, threshold=1e9)
+
+
+def selective_scan_ref(
+    x: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    step: Callable[[Tensor], Tensor] = softplus,
+) -> Tensor:
+    """x, delta (B, L, D); A (D, N); B, C (B, L, N); D (D,) -> y (B, L, D). ``step``: delta -> step size."""
+    return _scan(x, step(delta), A, B, C) + D * x
 
 
 def deformable_scan_ref(
@@ -26,9 +41,10 @@ def deformable_scan_ref(
     height: int,
     width: int,
     points: int = 9,
+    step: Callable[[Tensor], Tensor] = softplus,
 ) -> Tensor:
     """``selective_scan_ref`` over the deformed x; offset (B, L, G·K·2), weight (B, L, G·K) -> y (B, L, D)."""
-    return _scan(deform_ref(x, offset, weight, height, width, points), delta, A, B, C) + D * x
+    return _scan(deform_ref(x, offset, weight, height, width, points), step(delta), A, B, C) + D * x
 
 
 def deform_ref(x: Tensor, offset: Tensor, weight: Tensor, height: int, width: int, points: int = 9) -> Tensor:
@@ -54,8 +70,7 @@ def deform_ref(x: Tensor, offset: Tensor, weight: Tensor, height: int, width: in
     return out.permute(0, 2, 1, 3).reshape(x.shape)
 
 
-def _scan(s: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
-    dt = F.softplus(delta, threshold=1e9)
+def _scan(s: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
     h = s.new_zeros(s.shape[0], *A.shape)
     y = []
     for t in range(s.shape[1]):
