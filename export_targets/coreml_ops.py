@@ -1,7 +1,8 @@
 """The scans for Core ML, written by hand in MIL: ML Programs have no custom layers. Batch 1, no loop over tokens.
 
 Importing this module registers translators of ``edge_hands::selective_scan`` and ``edge_hands::deformable_scan`` with
-coremltools, under the name that ``ct.convert`` looks up and the one that ExecuTorch's Core ML partitioner does.
+coremltools, under the name that ``ct.convert`` looks up and the one that ExecuTorch's Core ML partitioner does, and
+one of GELU that knows its tanh form.
 
 The forms hold in float16 too: no division, no positive exponent, no logarithm of nearly 1.
 
@@ -23,7 +24,7 @@ from contextlib import contextmanager
 
 import numpy as np
 from coremltools.converters.mil import Builder as mb
-from coremltools.converters.mil.frontend.torch.ops import _get_inputs
+from coremltools.converters.mil.frontend.torch.ops import _get_inputs, _get_kwinputs
 from coremltools.converters.mil.frontend.torch.torch_op_registry import register_torch_op
 from coremltools.converters.mil.mil import Var
 
@@ -70,6 +71,15 @@ def deformable_scan(context, node) -> None:
         form = "dense" if x.shape[1] <= DENSE_TOKENS else "resample"
     sampled = FORMS[form](x, offset, weight, int(height.val), int(width.val), count)
     context.add(_with_skip(_scan(sampled, delta, a, b, c), x, d, node.name))
+
+
+@register_torch_op(override=True)
+def gelu(context, node) -> None:
+    """Its tanh form where ``approximate`` says so: coremltools' own looks for that by place alone, not by name."""
+    x, *form = _get_inputs(context, node)
+    (form,) = form or _get_kwinputs(context, node, "approximate", ["none"])
+    mode = "TANH_APPROXIMATION" if getattr(form, "val", form) == "tanh" else "EXACT"  # a Var or its value
+    context.add(mb.gelu(x=x, mode=mode, name=node.name))
 
 
 def _check_batch(x: Var, name: str) -> None:

@@ -190,9 +190,8 @@ class Forms:
             elif numbers:
                 reference = self._exact_reference(numbers, variant.scan).first(measured["seen"])
             # Around their integers come our kernels, or XNNPACK's operations, whose every rounding is known, or
-            # float64. Of onnxruntime's own operations not all are known, nor of Core ML's GELU and SiLU.
-            unknown = numbers == "onnx" or (numbers == "coreml" and _is_curved(self.model))
-            measured["exact"] = bool(numbers) and (variant.scan == "native" or not unknown)
+            # float64. Of onnxruntime's own operations not all are known.
+            measured["exact"] = bool(numbers) and (variant.scan == "native" or numbers != "onnx")
             form = Form(runtime, variant.scan, part, variant, folder, meant=reference, tools=tools, **measured)
             made.append(form)
         return made
@@ -220,13 +219,6 @@ class Forms:
         took = max(time.perf_counter() - begun, 1e-6)
         seen = int(min(max(patience / took, LEAST), len(self.images)))
         return {"outputs": gate.outputs_of(run, self.images[:seen]), "seen": seen}
-
-
-def _is_curved(model: qat.QuantizedModel) -> bool:
-    """Whether a graph has other activations than ReLU: dfmamba_base's lies 0.103 mm from its Core ML package in
-    float64, why is not known yet."""
-    curved = (torch.ops.aten.gelu.default, torch.ops.aten.silu.default)
-    return any(node.target in curved for node in model.body.graph.nodes)
 
 
 def _arithmetic(runtime: str, settings: dict[str, str]) -> str:

@@ -131,8 +131,8 @@ _decompose = ExportedProgram.run_decompositions
 
 
 def _decompose_if_needed(program: ExportedProgram, table: dict | None = None, **options: Any) -> ExportedProgram:
-    """``ExportedProgram.run_decompositions``, or the program if that would change nothing in it."""
-    if table is None or not all(_stays(node, table) for node in program.graph.nodes):
+    """``ExportedProgram.run_decompositions``, or the program if that would change nothing in it, nor its dialect."""
+    if table is None or program.dialect == "TRAINING" or not all(_stays(node, table) for node in program.graph.nodes):
         return _decompose(program, table, **options)
     return program
 

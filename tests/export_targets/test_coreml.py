@@ -76,6 +76,19 @@ def test_selective_scan(tmp_path: Path, rng: np.random.Generator, length: int) -
     np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("form", ["tanh", "none"])
+def test_gelu_keeps_its_form(tmp_path: Path, form: str) -> None:
+    """The two are up to 5e-4 apart; coremltools' own translator writes the exact one for both."""
+    x = torch.linspace(-4, 4, 801)
+    layer = torch.nn.GELU(approximate=form)
+    program = torch.export.export(layer, (x,)).run_decompositions({})
+    precise = {"compute_precision": ct.precision.FLOAT32, "minimum_deployment_target": ct.target.iOS17}
+    ct.convert(program, **precise, skip_model_load=True).save(str(tmp_path / "p.mlpackage"))
+    package = mil_reference.load(tmp_path / "p.mlpackage")
+    (found,) = package({name: x.numpy() for name in package.inputs}).values()
+    np.testing.assert_allclose(found, layer(x), atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("form", "height", "width", "groups", "points", "reach"),
     [

@@ -128,6 +128,13 @@ def test_a_decomposition_of_nothing_gives_the_program_itself():
     assert program.run_decompositions({}) is not program
 
 
+def test_a_program_fresh_from_export_changes_its_dialect():
+    """Core ML takes none that is still for training, though decompositions would change no operator of it."""
+    with quick_passes():
+        program = torch.export.export(torch.nn.ReLU(), (torch.ones(2),))
+        assert program.dialect == "TRAINING" and program.run_decompositions({}).dialect != "TRAINING"
+
+
 class _Writes(torch.nn.Module):
     def forward(self, x):
         y = torch.zeros(2)
