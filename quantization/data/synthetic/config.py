@@ -41,7 +41,7 @@ class SceneConfig:
     sensor: SensorConfig = SensorConfig()
     frame_hands: tuple[float, float, float] = (0.22, 0.43, 0.35)  # share of frames with 0, 1, 2 hands
     frame_fov: tuple[float, float] = (0.7, 1.9)
-    frame_people: float = 0.5  # mean number of drawn people behind the hands
+    frame_people: float = 0.8  # mean number of people behind the hands
     frame_limbs: float = 0.35  # mean number of arms and legs behind them
     frame_face: float = 0.22  # share of frames whose hand is before a face of its size
     frame_solids: float = 0.5  # mean number of things that lie or hang about

@@ -8,6 +8,7 @@ casts shadows from a depth map of its own, with a highlight; the buffer holds sR
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,6 +96,17 @@ void main() {
 }
 """
 )
+_PICTURE = (
+    _LIGHT
+    + """
+uniform sampler2D picture; uniform vec3 tint; uniform vec3 gloss;
+void main() {
+    vec4 g = texture(grain, t * 5.) - .5;
+    vec3 albedo = pow(texture(picture, t).rgb, vec3(2.2)) * tint;
+    shade(albedo * (1. + gloss.z * (g.r + g.b)), normalize(n), .25, gloss.x, gloss.y);
+}
+"""
+)
 _SHADOW_VERTEX = """#version 330
 in vec3 position; uniform mat4 shadow_projection;
 void main() { gl_Position = shadow_projection * vec4(position, 1); }
@@ -112,6 +124,16 @@ class Paint:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """Appearance of a surface with a texture: ``number`` of the renderer's pictures, linear ``tint`` (3,), ``gloss``
+    (strength, exponent, grain)."""
+
+    number: int
+    tint: np.ndarray
+    gloss: np.ndarray
+
+
+@dataclass(frozen=True)
 class Solid:
     """Something to draw, in camera space: (V, 3) ``vertices`` and ``normals``, ``uv`` and ``material`` (V, 2), faces
     (F, 3) counter-clockwise from outside (clockwise where ``mirrored``), and how it looks."""
@@ -121,7 +143,7 @@ class Solid:
     uv: np.ndarray
     material: np.ndarray
     faces: np.ndarray
-    look: Skin | Paint
+    look: Skin | Paint | Picture
     mirrored: bool = False
 
 
@@ -178,14 +200,23 @@ def _context():
 
 
 class Renderer:
-    """An off-screen target of ``size * supersample`` pixels; ``atlases`` and ``grain`` are the skin's maps."""
+    """An off-screen target of ``size * supersample`` pixels; ``atlases`` and ``grain`` are the skin's maps,
+    ``pictures`` (H, W, 3) uint8 sRGB what a ``Picture`` may show."""
 
-    def __init__(self, size: int, atlases: list[np.ndarray], grain: np.ndarray, supersample: int = 2):
+    def __init__(
+        self,
+        size: int,
+        atlases: list[np.ndarray],
+        grain: np.ndarray,
+        supersample: int = 2,
+        pictures: Sequence[np.ndarray] = (),
+    ):
         gl = self._gl = _context()
         self.pixels = size * supersample
         self._programs = {
             Skin: gl.program(vertex_shader=_VERTEX, fragment_shader=_SKIN),
             Paint: gl.program(vertex_shader=_VERTEX, fragment_shader=_PAINT),
+            Picture: gl.program(vertex_shader=_VERTEX, fragment_shader=_PICTURE),
         }
         self._shadow_program = gl.program(vertex_shader=_SHADOW_VERTEX, fragment_shader="#version 330\nvoid main() {}")
         shape = (self.pixels, self.pixels)
@@ -198,6 +229,7 @@ class Renderer:
         self._shadow_target = gl.framebuffer(depth_attachment=self._shadow)
         self._atlases = [self._texture(a) for a in atlases]
         self._grain = self._texture(grain)
+        self._pictures = [self._texture(picture) for picture in pictures]
         self._meshes: dict[tuple, tuple] = {}
 
     def _texture(self, image: np.ndarray):
@@ -244,7 +276,7 @@ class Renderer:
         buffer.write(np.hstack([solid.vertices, solid.normals, solid.uv, solid.material]).astype("f4").tobytes())
         return painted, shape
 
-    def _set(self, look: Skin | Paint, camera: Camera, light: Light, shadow: np.ndarray) -> None:
+    def _set(self, look: Skin | Paint | Picture, camera: Camera, light: Light, shadow: np.ndarray) -> None:
         program = self._programs[type(look)]
         uniforms = {
             "projection": camera.clip_matrix().T,
@@ -253,15 +285,20 @@ class Renderer:
             "world": light.world.T,
             "direct": light.direct,
             "direct_color": light.direct_color,
-            "weave": look.weave,
             "gloss": look.gloss,
         }
+        if isinstance(look, Picture):
+            uniforms["tint"] = look.tint
+            self._pictures[look.number].use(2)
+            program["picture"].value = 2
+        else:
+            uniforms["weave"] = look.weave
         if isinstance(look, Skin):
             names = ("back", "palm", "nail", "cloth", "detail", "mottle", "offset")
             uniforms |= {name: getattr(look, name) for name in names} | {"sleeve": np.float32(look.sleeve)}
             self._atlases[look.atlas].use(2)
             program["atlas"].value = 2
-        else:
+        elif isinstance(look, Paint):
             uniforms["colors"] = look.colors
         for name, value in uniforms.items():
             program[name].write(np.ascontiguousarray(value, "f4").tobytes())

@@ -6,6 +6,7 @@ second), and a *frame*, what the detector sees (none, one or two hands anywhere)
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,10 +18,11 @@ from edge_hands.crops import CROP_FACTOR, Crop, aligned_crop
 from edge_hands.quantization.data.synthetic import objects
 from edge_hands.quantization.data.synthetic.actor import Actor, random_actor, random_view
 from edge_hands.quantization.data.synthetic.backgrounds import Backgrounds
+from edge_hands.quantization.data.synthetic.bodies import Bodies
 from edge_hands.quantization.data.synthetic.config import SceneConfig
 from edge_hands.quantization.data.synthetic.hand_mesh import HandMesh
 from edge_hands.quantization.data.synthetic.light import contact_shadow, random_light, wall_shadow
-from edge_hands.quantization.data.synthetic.people import draw_limb, draw_person
+from edge_hands.quantization.data.synthetic.people import draw_limb
 from edge_hands.quantization.data.synthetic.renderer import Camera, Light, Renderer, Solid
 from edge_hands.quantization.data.synthetic.sensor import expose, fisheye
 from edge_hands.quantization.data.synthetic.skin import grain
@@ -45,9 +47,14 @@ class Scenes:
     """Makes samples; holds the mesh, the backgrounds and one renderer for each picture size."""
 
     def __init__(self, assets: Path, config: SceneConfig | None = None):
-        self.config = config or SceneConfig()
+        self.assets, self.config = assets, config or SceneConfig()
         self.mesh, self.backgrounds = HandMesh(assets), Backgrounds(assets)
         self._renderers: dict[int, Renderer] = {}
+
+    @functools.cached_property
+    def bodies(self) -> Bodies:
+        """The people behind hands in frames; read when the first frame is made."""
+        return Bodies(self.assets)
 
     def crop(self, rng: np.random.Generator) -> Sample:
         """A landmark sample: (160, 160) picture whose middle 128 pixels are the aligned crop, up to the slack."""
@@ -113,14 +120,14 @@ class Scenes:
         solids = [self._loose(rng, camera) for _ in range(rng.poisson(config.frame_solids))]
         background = self.backgrounds.sample(rng, pano, light.world, size, config.background)
         for _ in range(rng.poisson(config.frame_people)):
-            draw_person(rng, background)
+            self.bodies.draw(rng, background, camera, light)
         for _ in range(rng.poisson(config.frame_limbs)):
             draw_limb(rng, background)
         if drawn and rng.random() < config.frame_face:
             uv = camera.project(drawn[0].joints)
             reach = np.ptp(uv, axis=0).max()
             at = uv.mean(0) + rng.normal(0, 0.5, 2) * reach
-            draw_person(rng, background, at=at, height=rng.uniform(0.5, 1.1) * reach)
+            self.bodies.draw(rng, background, camera, light, at, rng.uniform(0.5, 1.1) * reach)
         image, depth = self._render(rng, drawn, solids, camera, light, background)
         uvs = [camera.project(hand.joints) for hand in drawn]
         visible = [_visible(hand.joints, uv, depth) for hand, uv in zip(drawn, uvs)]
