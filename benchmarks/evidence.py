@@ -6,8 +6,7 @@ each threshold of the tracker finds and takes for a hand that is none.
         [--threshold 1.0 --threshold 1.3] [--landmarks DIR] [--detector DIR]
 
 Frames are val frames from the ``--skip``-th on, which benchmarks/found_hands.py does not look at; pictures without a
-hand are ``--empty`` views of the panoramas and as many backgrounds of the synthetic scenes for each of two seeds, other
-ones than benchmarks/false_hands.py draws. First a logistic regression over all looks at all candidates: the weights of
+hand are ``--empty`` of each kind that benchmarks/false_hands.py has, for each of two seeds, other ones than it draws. First a logistic regression over all looks at all candidates: the weights of
 the log-odds of score and presence and of the mean log-odds of the joints (``Look.odds``, ``evidence_threshold``). Then,
 for every ``--threshold``, hands seen in pictures without one, and recall and precision in the frames, as photographs
 and as the first frame of a video.
@@ -23,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from false_hands import scenes, views
+from false_hands import kinds
 from found_hands import SIDE, count, rates
 
 from edge_hands import HandTracker
@@ -32,7 +31,6 @@ from edge_hands.images import whole
 from edge_hands.look import Look, log_odds
 from edge_hands.quantization.data.frames import FrameBatches
 from edge_hands.quantization.data.shards import Pool
-from edge_hands.quantization.data.synthetic.backgrounds import Backgrounds
 from edge_hands.quantization.metrics import iou
 from edge_hands.tracker import STILL, VIDEO
 
@@ -108,10 +106,9 @@ def main() -> None:
     parser.add_argument("--landmarks", type=Path)
     parser.add_argument("--detector", type=Path)
     asked = parser.parse_args()
-    backgrounds = Backgrounds(asked.assets)
     empty = {
-        kind.__name__: np.array([image for seed in SEEDS for image in kind(backgrounds, asked.empty, seed, SIDE)])
-        for kind in (views, scenes)
+        name: np.array([image for seed in SEEDS for image in pictures(asked.empty, seed, SIDE)])
+        for name, pictures in kinds(asked.assets).items()
     }
     frames: dict[str, Truth] = {}
     for folder in asked.data:
@@ -127,8 +124,13 @@ def main() -> None:
     print(f"weights: score {score:.2f}, presence {presence:.2f}, joints {joints:.2f}, constant {constant:.2f}")
     print(f"over the joints': score {score / joints:.2f}, presence {presence / joints:.2f}")
 
-    names = [f"a hand in {name}" for name in empty] + [f"{name}: recall / precision" for name in frames]
-    print(f"\n| evidence asked for | as | {' | '.join(names)} |" + "\n" + "|---" * (len(names) + 2) + "|")
+    names = list(empty) + [f"{name}: recall / precision" for name in frames]
+    print(
+        f"\nA hand in {', '.join(empty)}; recall and precision in frames.\n\n| evidence asked for | as | {' | '.join(names)} |"
+        + "\n"
+        + "|---" * (len(names) + 2)
+        + "|"
+    )
     for threshold in asked.threshold or [None]:
         options = {} if threshold is None else {"evidence_threshold": threshold}
         with HandTracker(asked.landmarks, asked.detector, **options) as tracker:

@@ -5,8 +5,9 @@
         [--draw DIR] [--json FILE] [--landmarks DIR] [--detector DIR]
 
 No hand: ``--empty`` views of the panoramas (CC0, 256 x 512 pixels each, so that a view is a soft picture), and as many
-backgrounds of the synthetic scenes: views, pictures, walls, patterns, with clutter, faces and arms drawn before them.
-Training has seen other views and backgrounds of the same sources. One hand: photographs drawn from a folder, where a
+backgrounds of the synthetic scenes: views, pictures, walls, patterns, with clutter, faces and arms drawn before them;
+and as many views of the panoramas with one or two of MakeHuman's people, heads and shoulders, before them. Training has
+seen other views, backgrounds and people of the same sources. One hand: photographs drawn from a folder, where a
 second hand is a false one; that the first is the true one is not known. Each picture is looked at by the detector
 alone, by the tracker as the first frame of a video and as a photograph. Shares with 95 % bootstrap intervals over the
 pictures; ``--draw`` keeps the pictures in which photographs have hands.
@@ -17,7 +18,8 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -29,6 +31,10 @@ from edge_hands.draw import draw_hands
 from edge_hands.errors import DataError, EdgeHandsError
 from edge_hands.images import as_input, whole
 from edge_hands.quantization.data.synthetic.backgrounds import BackgroundConfig, Backgrounds
+from edge_hands.quantization.data.synthetic.bodies import Bodies
+from edge_hands.quantization.data.synthetic.config import SceneConfig
+from edge_hands.quantization.data.synthetic.light import random_light
+from edge_hands.quantization.data.synthetic.renderer import Camera
 from edge_hands.quantization.metrics import bootstrap
 from edge_hands.sources import PHOTO_SUFFIXES
 
@@ -38,6 +44,16 @@ RESAMPLES = 1000
 #: Views of the panoramas: horizontal angle in radians, as in the scenes.
 _FOV = (0.6, 1.7)
 WAYS = ("detector alone", "first frame of a video", "photograph")
+
+
+def kinds(assets: Path) -> dict[str, Callable[[int, int, int], Iterator[np.ndarray]]]:
+    """Kinds of pictures without a hand, each from (count, seed, side). Raises DataError where ``assets`` lack one."""
+    backgrounds, bodies = Backgrounds(assets), Bodies(assets)
+    return {
+        "panorama views": partial(views, backgrounds),
+        "synthetic backgrounds": partial(scenes, backgrounds),
+        "people": partial(people, backgrounds, bodies),
+    }
 
 
 def views(backgrounds: Backgrounds, count: int, seed: int, side: int) -> Iterator[np.ndarray]:
@@ -54,6 +70,17 @@ def scenes(backgrounds: Backgrounds, count: int, seed: int, side: int) -> Iterat
         rng = np.random.default_rng([seed, index])
         panorama = backgrounds.panoramas[index % len(backgrounds.panoramas)]
         yield backgrounds.sample(rng, panorama, _direction(rng), side, BackgroundConfig())
+
+
+def people(backgrounds: Backgrounds, bodies: Bodies, count: int, seed: int, side: int) -> Iterator[np.ndarray]:
+    """``count`` views (side, side, 3) uint8 of the panoramas, with one or two people without hands in their light."""
+    for index, view in enumerate(views(backgrounds, count, seed, side)):
+        rng = np.random.default_rng([seed, index, 1])
+        camera = Camera(side / 2 / np.tan(rng.uniform(*_FOV) / 2), (side / 2, side / 2), side)
+        light = random_light(rng, backgrounds.panoramas[index % len(backgrounds.panoramas)], SceneConfig())
+        for _ in range(rng.integers(1, 3)):
+            bodies.draw(rng, view, camera, light)
+        yield view
 
 
 def _direction(rng: np.random.Generator) -> np.ndarray:
@@ -140,11 +167,9 @@ def main() -> None:
     empty, one = {}, None
     with HandTracker(asked.landmarks, asked.detector) as tracker:
         if asked.empty:
-            backgrounds = Backgrounds(asked.assets)
-            for name, kind in (("panorama views", views), ("synthetic backgrounds", scenes)):
+            for name, pictures in kinds(asked.assets).items():
                 draw = asked.draw and asked.draw / name.replace(" ", "-")
-                pictures = kind(backgrounds, asked.empty, asked.seed, asked.side)
-                empty[name] = measure(tracker, pictures, draw)
+                empty[name] = measure(tracker, pictures(asked.empty, asked.seed, asked.side), draw)
         if chosen:
             pictures = (next(iter(frames(path))) for path in chosen)
             one = measure(tracker, pictures, asked.draw and asked.draw / "one-hand")

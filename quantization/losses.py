@@ -54,7 +54,7 @@ def landmark_loss(features: Tensors, batch: Tensors, w: LandmarkWeights = Landma
 
     ``features``: heatmap_logits (B, J, S, S), uv (B, J, 2), z (B, J), confidence_logits (B, J), presence_logits (B,),
     handedness_logits (B,). ``batch``: uv, xyz, z, present, handed as ``data.augment.CropBatches`` makes them. Crops
-    without a hand count for presence alone.
+    without a hand count for presence and for confidence: a joint that is not there is not where it is said to be.
     """
     f = {name: tensor.float() for name, tensor in features.items()}
     present = batch["present"]
@@ -68,13 +68,13 @@ def landmark_loss(features: Tensors, batch: Tensors, w: LandmarkWeights = Landma
     log_p = f["heatmap_logits"].flatten(2).log_softmax(-1)
     lifted = unit_skeleton(torch.cat([f["uv"], f["z"][..., None]], -1))
     error = (f["uv"] - batch["uv"]).norm(dim=-1).detach()
-    confident = (error < w.confident).float()
+    confident = (error < w.confident).float() * present[:, None]
     parts = {
         "heatmap": -mean((heat * log_p).sum(-1)),
         "uv": mean((f["uv"] - target).abs()),
         "z": mean((f["z"] - batch["z"]).abs()),
         "xyz": mean((lifted - unit_skeleton(batch["xyz"])).abs()),
-        "confidence": mean(F.binary_cross_entropy_with_logits(f["confidence_logits"], confident, reduction="none")),
+        "confidence": F.binary_cross_entropy_with_logits(f["confidence_logits"], confident),
         "presence": F.binary_cross_entropy_with_logits(f["presence_logits"], present),
         "handedness": mean(
             F.binary_cross_entropy_with_logits(f["handedness_logits"], batch["handed"], reduction="none")[:, None]

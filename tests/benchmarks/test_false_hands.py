@@ -30,6 +30,21 @@ def backgrounds(bench):
         pytest.skip(str(error))
 
 
+@pytest.fixture(scope="module")
+def bodies(bench):
+    pytest.importorskip("moderngl")
+    try:
+        return bench.Bodies(ASSETS)
+    except DataError as error:
+        pytest.skip(str(error))
+
+
+def test_people_stand_before_the_views(bench, backgrounds, bodies):
+    views, people = list(bench.views(backgrounds, 3, 1, 64)), list(bench.people(backgrounds, bodies, 3, 1, 64))
+    for view, picture, again in zip(views, people, bench.people(backgrounds, bodies, 3, 1, 64)):
+        assert (picture == again).all() and 0.02 < (picture != view).any(-1).mean()
+
+
 def test_views_are_the_seeds_and_show_the_panorama(bench, backgrounds):
     for kind in (bench.views, bench.scenes):
         first, again, other = (list(kind(backgrounds, 4, seed, 64)) for seed in (1, 1, 2))
@@ -77,7 +92,7 @@ def test_shares_have_intervals_and_bars_are_judged(bench):
     assert (found, second) == (["3", "4", "4"], ["1", "0", "1"])
 
 
-def test_the_bundled_tracker_is_counted(bench, backgrounds, tmp_path, monkeypatch, capsys):
+def test_the_bundled_tracker_is_counted(bench, backgrounds, bodies, tmp_path, monkeypatch, capsys):
     """A picture with two hands, one without, and two views of each kind: what the table counts is what is drawn."""
     photos, numbers = tmp_path / "photos", tmp_path / "numbers.json"
     photos.mkdir()
@@ -91,6 +106,6 @@ def test_the_bundled_tracker_is_counted(bench, backgrounds, tmp_path, monkeypatc
     drawn = {folder.name: len(list(folder.iterdir())) for folder in (tmp_path / "drawn").iterdir()}
     assert rows["one hand: a hand is found"]["photograph"]["count"] == drawn["one-hand"] == 1
     assert rows["one hand: a second one"]["photograph"]["count"] == 1
-    for name in ("panorama views", "synthetic backgrounds"):
+    for name in ("panorama views", "synthetic backgrounds", "people"):
         assert rows[f"{name}: a hand"]["photograph"]["count"] == drawn.get(name.replace(" ", "-"), 0)
-    assert len(capsys.readouterr().out.splitlines()) == 6
+    assert len(capsys.readouterr().out.splitlines()) == 7

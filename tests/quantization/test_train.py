@@ -51,7 +51,7 @@ def frames(frame_shards):
 
 
 def perfect_landmarks(batch: dict, size: int = 32) -> dict:
-    sure = torch.full((16, 21), 20.0)
+    sure = (batch["present"] * 40 - 20)[:, None].expand(16, 21)
     return {
         "heatmap_logits": (losses.gaussian(batch["uv"], size, 1.1) + 1e-12).log().view(16, 21, size, size),
         "uv": batch["uv"],
@@ -72,14 +72,15 @@ def test_the_landmark_loss_is_least_for_the_truth(crops):
         assert losses.landmark_loss(worse, crops)[0] > best + 0.01, name
 
 
-def test_crops_without_a_hand_count_for_presence_alone(crops):
+def test_crops_without_a_hand_count_for_presence_and_confidence_alone(crops):
     empty = crops["present"] == 0
     assert 0 < empty.sum() < 16
     features = {name: value.clone().requires_grad_() for name, value in perfect_landmarks(crops).items()}
     losses.landmark_loss({name: value + 0.3 for name, value in features.items()}, crops)[0].backward()
-    for name in ("heatmap_logits", "uv", "z", "confidence_logits", "handedness_logits"):
+    for name in ("heatmap_logits", "uv", "z", "handedness_logits"):
         assert not features[name].grad[empty].any(), name
     assert features["presence_logits"].grad[empty].all()
+    assert (features["confidence_logits"].grad[empty] > 0).all()  # less sure of a joint that is not there
 
 
 def test_the_gaussian_sums_to_one_and_peaks_on_the_joint():
