@@ -6,10 +6,10 @@ each threshold of the tracker finds and takes for a hand that is none.
         [--threshold 1.0 --threshold 1.3] [--landmarks DIR] [--detector DIR]
 
 Frames are val frames from the ``--skip``-th on, which benchmarks/found_hands.py does not look at; pictures without a
-hand are ``--empty`` of each kind that benchmarks/false_hands.py has, for each of two seeds, other ones than it draws. First a logistic regression over all looks at all candidates: the weights of
-the log-odds of score and presence and of the mean log-odds of the joints (``Look.odds``, ``evidence_threshold``). Then,
-for every ``--threshold``, hands seen in pictures without one, and recall and precision in the frames, as photographs
-and as the first frame of a video.
+hand are ``--empty`` of each kind that benchmarks/false_hands.py has, for each of two seeds, other ones than it draws.
+First a logistic regression over all looks at all candidates: the weights of the log-odds of score and presence and of
+the mean log-odds of the joints (``Look.odds``, ``evidence_threshold``). Then, for every ``--threshold``, hands seen in
+pictures without one, and recall and precision in the frames, as photographs and as the first frame of a video.
 """
 
 from __future__ import annotations
@@ -124,13 +124,8 @@ def main() -> None:
     print(f"weights: score {score:.2f}, presence {presence:.2f}, joints {joints:.2f}, constant {constant:.2f}")
     print(f"over the joints': score {score / joints:.2f}, presence {presence / joints:.2f}")
 
-    names = list(empty) + [f"{name}: recall / precision" for name in frames]
-    print(
-        f"\nA hand in {', '.join(empty)}; recall and precision in frames.\n\n| evidence asked for | as | {' | '.join(names)} |"
-        + "\n"
-        + "|---" * (len(names) + 2)
-        + "|"
-    )
+    names = [f"a hand in {name}" for name in empty] + [f"{name}: recall / precision" for name in frames]
+    print(f"\n| evidence asked for | as | {' | '.join(names)} |" + "\n" + "|---" * (len(names) + 2) + "|")
     for threshold in asked.threshold or [None]:
         options = {} if threshold is None else {"evidence_threshold": threshold}
         with HandTracker(asked.landmarks, asked.detector, **options) as tracker:
