@@ -22,7 +22,8 @@ _PRESENCE_WEIGHT = 0.3
 @dataclass(frozen=True, eq=False)
 class Look:
     """One look of the landmark model: joints in frame pixels and camera axes; ``right`` is the person's hand's
-    probability, ``fit`` the model's probability that ``crop`` was mirrored as it should be."""
+    probability, ``fit`` the model's probability that ``crop`` was mirrored as it should be, ``detected`` the score of
+    the detection that led here, 0.5 where none did."""
 
     crop: Crop
     uv: np.ndarray
@@ -30,6 +31,7 @@ class Look:
     confidence: np.ndarray
     presence: float
     fit: float
+    detected: float = 0.5
 
     @property
     def right(self) -> float:
@@ -45,9 +47,14 @@ class Look:
 
     @property
     def odds(self) -> float:
-        """How much speaks for a hand, by which looks and hands are compared: the mean log-odds of the joints and, as
-        presence is nearly always sure of itself, less than a third of its own."""
+        """How much the look says for a hand, by which looks at one place are compared: the mean log-odds of the joints
+        and, as presence is nearly always sure of itself, less than a third of its own."""
         return _PRESENCE_WEIGHT * log_odds(self.presence) + float(np.mean([log_odds(p) for p in self.confidence]))
+
+    @property
+    def evidence(self) -> float:
+        """What look and detection say together, by which a new hand is believed and hands are compared."""
+        return self.odds + log_odds(self.detected)
 
     @property
     def next_crop(self) -> Crop:

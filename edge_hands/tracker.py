@@ -221,7 +221,7 @@ class HandTracker:
         looks = self._looks(frame, self._detect(frame, views, STILL), STILL)
         if not looks:
             looks = self._looks(frame, self._detect(frame, [whole(height, width, _MARGIN)], STILL), STILL)
-        kept = distinct(sorted(looks, key=lambda look: -look.odds))[: self.max_hands]
+        kept = distinct(sorted(looks, key=lambda look: -look.evidence))[: self.max_hands]
         return [self._hand(look, next(self._ids), look.right) for look in kept]
 
     def _tile_counts(self, long: int) -> tuple[int, ...]:
@@ -290,7 +290,7 @@ class HandTracker:
         return [look for look in best if look is not None]
 
     def _refined(self, frame: np.ndarray, detection: Detection, effort: Effort) -> Look | None:
-        best, most = None, self.evidence_threshold + effort.doubt - log_odds(detection.score)
+        best, most = None, self.evidence_threshold + effort.doubt
         for scale, turn in effort.crops:
             given = detection.crop
             crop = replace(given, side=given.side * scale, angle=given.angle + math.radians(turn))
@@ -298,8 +298,9 @@ class HandTracker:
                 look = self._look_both_ways(frame, crop, detection.right)
                 if look is None or look.presence < self.presence_threshold:
                     break
-                if number > 0 and look.odds >= most:
-                    best, most = look, look.odds
+                look = replace(look, detected=detection.score)
+                if number > 0 and look.evidence >= most:
+                    best, most = look, look.evidence
                 crop = look.next_crop
         return best
 
