@@ -21,22 +21,22 @@ def bench(script):
     return script("false_hands")
 
 
-@pytest.fixture(scope="module")
-def backgrounds(bench):
-    pytest.importorskip("OpenEXR")
+def _or_skipped(make, package):
+    pytest.importorskip(package)
     try:
-        return bench.Backgrounds(ASSETS)
+        return make(ASSETS)
     except DataError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def backgrounds(bench):
+    return _or_skipped(bench.Backgrounds, "OpenEXR")
 
 
 @pytest.fixture(scope="module")
 def bodies(bench):
-    pytest.importorskip("moderngl")
-    try:
-        return bench.Bodies(ASSETS)
-    except DataError as error:
-        pytest.skip(str(error))
+    return _or_skipped(bench.Bodies, "moderngl")
 
 
 def test_people_stand_before_the_views(bench, backgrounds, bodies):
