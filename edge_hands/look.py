@@ -14,8 +14,8 @@ from edge_hands.decode import iou
 #: Two sets of joints nearer than this on average, in parts of the larger hand's box, are the same hand.
 _SAME_HAND = 0.2
 #: What a unit of the presence's log-odds says, beside one of the joints' and one of the detector's: a logistic
-#: regression over looks in frames with and without hands gives 0.2 : 1 : 1 (benchmarks/evidence.py), and 0.3 : 1 : 1.2
-#: for landmarks of another size.
+#: regression over looks in frames with and without hands gives 0.13 : 1 : 1.13 for the bundled models
+#: (benchmarks/evidence.py), 0.2 to 0.3 : 1 : 1 to 1.2 for those before.
 _PRESENCE_WEIGHT = 0.3
 
 

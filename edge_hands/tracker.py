@@ -104,7 +104,7 @@ class HandTracker:
     whose bundle can no longer be checked, is refused. max_hands: of a frame, best first. hand_size: sum of the 20 bone
     lengths in metres of this user, to which ``joints_xyz`` is scaled. detect_threshold: the detector's score from which
     a place is looked at; in photographs half of it (``STILL``). evidence_threshold: from which a new hand is believed,
-    the log-odds of that score and of the look (``Look.odds``) together; photographs ask for more. Less finds more
+    the log-odds of that score and of the look together (``Look.evidence``); photographs ask for more. Less finds more
     hands, and more that are none.
     presence_threshold: the landmark model's probability of a hand below which it is lost. detect_every: while fewer
     than max_hands are tracked, look for more in every n-th frame. tiles: views of a photograph beside the whole, (2, 3)

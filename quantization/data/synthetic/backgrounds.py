@@ -83,7 +83,7 @@ class Backgrounds:
         for _ in range(rng.poisson(config.clutter)):
             draw_clutter(rng, image, skin_like=rng.random() < 0.3)
         if rng.random() < config.skin:
-            draw_person(rng, image, close=True) if rng.random() < 0.6 else draw_limb(rng, image)
+            draw_person(rng, image) if rng.random() < 0.6 else draw_limb(rng, image)
         if rng.random() < 0.4:
             image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 2.5))
         return image

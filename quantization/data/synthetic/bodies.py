@@ -72,7 +72,9 @@ class Bodies:
             faces = f"{_MESH}targets/expression/units/caucasian/"
             names = sorted(name for name in archive.namelist() if name.startswith(faces))
             self._expressions = {
-                Path(name).name.split(".")[0]: _read_target(archive, name[len(_MESH) + 8 : -10], len(self._base))
+                Path(name).name.split(".")[0]: _read_target(
+                    archive, name.removeprefix(f"{_MESH}targets/").removesuffix(".target.gz"), len(self._base)
+                )
                 for name in names
             }
         hair, cloth, y = parts["helper-hair"], parts["helper-tights"], self._base[:, 1]

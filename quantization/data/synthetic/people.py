@@ -26,20 +26,11 @@ def draw_limb(rng: np.random.Generator, image: np.ndarray) -> None:
     image[:] = (image + (color - image) * alpha[..., None]).clip(0, 255)
 
 
-def draw_person(
-    rng: np.random.Generator,
-    image: np.ndarray,
-    close: bool = False,
-    at: np.ndarray | None = None,
-    height: float | None = None,
-) -> None:
-    """A head with hair, eyes and mouth on shoulders, drawn into ``image`` in place: skin that is not a hand.
-
-    ``at`` (2,) and ``height`` (half the head's) in pixels; both are drawn at random where they are not given.
-    """
+def draw_person(rng: np.random.Generator, image: np.ndarray) -> None:
+    """A close head with hair, eyes and mouth on shoulders, drawn into ``image`` in place: skin that is not a hand."""
     size = image.shape[0]
-    center = rng.uniform(0.1, 0.9, 2) * size if at is None else np.asarray(at, float)
-    height = height or (rng.uniform(0.3, 0.9) if close else rng.uniform(0.08, 0.35)) * size
+    center = rng.uniform(0.1, 0.9, 2) * size
+    height = rng.uniform(0.3, 0.9) * size
     width = height * rng.uniform(0.68, 0.85)
     skin = np.clip(skin_color(rng), 0, 1) * rng.uniform(0.6, 1.05)
     layer = image.copy()
