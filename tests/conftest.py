@@ -28,6 +28,7 @@ if hypothesis is not None:
 _EXPORTS = ("conformance", "export_targets")
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """For ``-n``: what shares exports, builds or shards, at least a folder, is tested in one process."""
     if config.pluginmanager.hasplugin("xdist"):

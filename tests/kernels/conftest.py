@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -25,8 +26,12 @@ def build() -> Build:
     def make(name: str, *options: str, target: str = "tests/kernels/native/kernels_test") -> Path:
         folder = REPOSITORY / "build/tests" / name
         settings = ("-DEDGE_HANDS_PYTHON=OFF", "-DEDGE_HANDS_TESTS=ON", *options)
-        finished(["cmake", "-G", "Ninja", "-S", str(REPOSITORY), "-B", str(folder), *settings])
-        finished(["ninja", "-C", str(folder), target])
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / ".lock", "w") as lock:
+            # A CMake that finds another one's half-written folder leaves out what that one had found.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            finished(["cmake", "-G", "Ninja", "-S", str(REPOSITORY), "-B", str(folder), *settings])
+            finished(["ninja", "-C", str(folder), target])
         return folder / target
 
     return make
