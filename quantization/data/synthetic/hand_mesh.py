@@ -28,8 +28,11 @@ _PARENTS = np.array([-1, 0, 1, 2, 3, *(p for k in range(4) for p in (0, *range(5
 _T_JOINTS = np.array([0, 1, 2, 3, 4, *(5 * f + k for f in range(1, 5) for k in (1, 2, 3, 4))])
 #: WebXR tips lie inside the finger; data sets mark the end of the skin (metres along the bone).
 _TIP_EXTENSION = {4: 0.0099, 9: 0.0111, 14: 0.0126, 19: 0.0116, 24: 0.0096}
-#: The data sets' wrist in the mesh's wrist frame, chosen so that wrist -> thumb base is theirs (32.6 mm, not 49.5).
-_WRIST_OFFSET = np.array([-0.009, -0.006, -0.013])
+#: Where data sets have the wrist and the thumb's base, in metres in the mesh's wrist frame from its own joints, and
+#: their other four finger bases, in parts of the first phalanx nearer the tip: distances within the palm and along the
+#: fingers of 9 hands of RHD and InterHand2.6M (``tests/quantization/test_synthetic.py``).
+_WRIST_OFFSET, _THUMB_OFFSET = np.array([-0.001, -0.002, -0.011]), np.array([0.001, 0.002, 0.003])
+_FINGER_BASE = 0.16
 #: Forearm radii (half width, half thickness) over the distance from the wrist, metres.
 _ARM_Z = np.array([0.0, 0.02, 0.08, 0.30])
 _ARM_HALF_WIDTH = np.array([0.022, 0.0265, 0.029, 0.044])
@@ -183,6 +186,9 @@ class HandMesh:
     def _joints(frames: np.ndarray, scale: np.ndarray) -> np.ndarray:
         joints = frames[:25, :3, 3].copy()
         joints[0] += frames[0, :3, :3] @ (_WRIST_OFFSET * scale[0])
+        joints[1] += frames[0, :3, :3] @ (_THUMB_OFFSET * scale[0])
+        for base in (6, 11, 16, 21):
+            joints[base] += _FINGER_BASE * (joints[base + 1] - joints[base])
         for tip, extension in _TIP_EXTENSION.items():
             joints[tip] -= frames[tip, :3, 2] * extension * scale[tip, 2]
         return joints[_T_JOINTS]
