@@ -23,6 +23,9 @@ JOINT_NAMES: tuple[str, ...] = (
 )
 #: Where a finger's metacarpal begins on the line wrist -> MCP: the carpal bones take the first part of it. [estimate]
 METACARPAL_BASE = 0.28
+#: OpenXR's knuckles are joint centres; those of the 21 joints, which are as data sets have them, lie this part of the
+#: first phalanx nearer to the tip (0.16 of the phalanx from the centre, ``synthetic/hand_mesh.py``).
+KNUCKLE = 0.19
 #: Turn of the thumb's back from the back of the hand towards the index finger's side, radians. [estimate]
 THUMB_TURN = np.radians(60.0)
 #: Radii in metres of a hand of reference size, in OpenXR's order: half the thickness of a grown-up's hand. [estimate]
@@ -34,6 +37,7 @@ RADII = np.array(
     + [0.017, 0.0105, 0.009, 0.008, 0.006]
     + [0.016, 0.0095, 0.008, 0.007, 0.0055]
 )
+_KNUCKLES = [5, 9, 13, 17]
 _TO_XR = np.array([1.0, -1.0, -1.0])
 
 
@@ -49,6 +53,8 @@ class JointPoses:
 def joint_poses(joints: np.ndarray, handedness: str) -> JointPoses:
     """Poses of joints (21, 3), camera axes (x right, y down, z forward), in OpenXR's axes and the same origin."""
     joints = np.asarray(joints, float) * _TO_XR
+    scale = float(skeleton_length(joints)) / REFERENCE_SKELETON_LENGTH
+    joints[_KNUCKLES] -= KNUCKLE * (joints[np.add(_KNUCKLES, 1)] - joints[_KNUCKLES])
     wrist, index, middle, little = joints[WRIST], joints[5], joints[9], joints[17]
     back = _unit(np.cross(little - wrist, index - wrist), np.array([0.0, 1.0, 0.0]))
     if handedness == "left":
@@ -72,7 +78,6 @@ def joint_poses(joints: np.ndarray, handedness: str) -> JointPoses:
         positions[slot : slot + count] = chain
         frames[slot : slot + count] = _chain_frames(chain, up)
         slot += count
-    scale = float(skeleton_length(joints)) / REFERENCE_SKELETON_LENGTH
     return JointPoses(positions, quaternions(frames), RADII * scale)
 
 

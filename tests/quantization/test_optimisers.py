@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from edge_hands import models
-from edge_hands.quantization.optimisers import Optimisers
+from edge_hands.quantization.optimisers import Muon, Optimisers
 
 
 @pytest.fixture
@@ -63,3 +63,22 @@ def test_a_restored_optimiser_goes_on_as_if_nothing_had_happened(model):
         pair[1].step(1e-2)
     for a, b in zip(model.parameters(), twin.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_muon_steps_as_torch_s_does_but_for_its_bfloat16(model):
+    give_gradients(model, 1)
+    kernel = model.head.refine[0].weight
+    ours, theirs = (torch.nn.Parameter(kernel.detach().flatten(1).clone()) for _ in range(2))
+    start, grad = ours.detach().clone(), kernel.grad.flatten(1)
+    optimisers = (
+        Muon([dict(params=[ours])], 0.01),
+        torch.optim.Muon([theirs], weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+    )
+    for _ in range(3):
+        for optimiser, parameter in zip(optimisers, (ours, theirs)):
+            optimiser.param_groups[0]["lr"] = 1e-2
+            parameter.grad = grad.clone()
+            optimiser.step()
+    moved = torch.stack([(p.detach() - start).flatten() for p in (ours, theirs)])
+    assert torch.corrcoef(moved)[0, 1] > 0.999
+    assert moved[0].norm() / moved[1].norm() == pytest.approx(1, abs=0.01)
