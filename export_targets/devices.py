@@ -27,10 +27,10 @@ class Limits:
     input) are mean distances to its joints or points, or more where rounding alone moves them more (see ``gate``);
     ``sqnr_db`` is the least signal-to-noise ratio of any output, ``coverage`` the least share of the
     multiply-accumulates that delegates and our kernels run (0 to 1), ``size_mb`` all files (1e6 bytes),
-    ``latency_ratio`` int8 over float32 time of the same network on the exporting machine (held where its CPU has int8
-    dot products; on others int8 cannot be quicker, and the ratio is reported), ``latency_ms`` the int8 time of one call
-    on one thread of the device, ``memory_mb`` (1e6 bytes) what loading and a first call may add to a process there: the
-    gate holds both where the exporting machine is of the device's kind, elsewhere they are for whoever measures it.
+    ``latency_ratio`` int8 over float32 time of the same network on the exporting machine, ``latency_ms`` the int8 time
+    of one call on one thread of the device, ``memory_mb`` (1e6 bytes) what loading and a first call may add to a
+    process there: the gate holds both where the exporting machine is of the device's kind, elsewhere they are for
+    whoever measures it.
     """
 
     accuracy_mm: float | None = 0.1

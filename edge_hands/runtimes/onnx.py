@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from edge_hands.bundle import Bundle, Variant
-from edge_hands.cpu import int8_dot_products
 from edge_hands.errors import BundleError, RuntimeUnavailable
 from edge_hands.runtimes.base import (
     Availability,
@@ -101,10 +100,18 @@ def _session(data: bytes, threads: int, native: bool = False) -> Any:
     options.log_severity_level = _QUIET
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads would drain the battery
-    if platform.machine().lower() in ("x86_64", "amd64") and not int8_dot_products():
+    if platform.machine().lower() in ("x86_64", "amd64") and not _has_vnni():
         # Products of uint8 and int8 are added in pairs into int16 there, and clip; this asks for a wider sum.
         options.add_session_config_entry("session.x64quantprecision", "1")
     return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+def _has_vnni() -> bool:
+    """Whether this x86 CPU adds int8 products into int32; False where the system does not tell."""
+    try:
+        return "vnni" in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
 
 
 def _tensors(parts: list[Any]) -> Found:
