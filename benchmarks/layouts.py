@@ -1,4 +1,4 @@
-"""The landmark model on the few real samples of other data sets, and how far their joints lie from ours.
+"""The landmark model on the few real samples of other data sets; ``convention_error`` compares joints with theirs.
 
     python benchmarks/layouts.py [--landmarks BUNDLE] [--data ../shared/data/layouts] [--sheet PNG]
 
@@ -145,9 +145,10 @@ def main() -> None:
             print(f"| {name} | {'left' if hand.left else 'right'} | {px:.1f} | {_said(mm)} | {sure} |")
     if not rows:
         sys.exit(f"no samples in {asked.data}; see docs/data.md")
-    for name in dict.fromkeys(row[0] for row in rows):
-        px, mm = np.array([row[1:] for row in rows if row[0] == name]).T
-        cells = " | ".join(f"{_said(v.mean())} (median {_said(np.median(v))})" for v in (px, mm))
+    for name in (*dict.fromkeys(row[0] for row in rows), "all"):
+        px, mm = np.array([row[1:] for row in rows if name in (row[0], "all")]).T
+        given = mm[~np.isnan(mm)] if name == "all" else mm
+        cells = " | ".join(f"{_said(v.mean())} (median {_said(np.median(v))})" for v in (px, given))
         print(f"| **{name}**, {len(px)} | | {cells} | | | |")
     if asked.sheet:
         pictures += [np.zeros_like(pictures[0])] * (-len(pictures) % 6)

@@ -30,7 +30,7 @@ _T_JOINTS = np.array([0, 1, 2, 3, 4, *(5 * f + k for f in range(1, 5) for k in (
 _TIP_EXTENSION = {4: 0.0099, 9: 0.0111, 14: 0.0126, 19: 0.0116, 24: 0.0096}
 #: Where data sets have the wrist and the thumb's base, in metres in the mesh's wrist frame from its own joints, and
 #: their other four finger bases, in parts of the first phalanx nearer the tip: distances within the palm and along the
-#: fingers of 9 hands of RHD and InterHand2.6M (``tests/quantization/test_synthetic.py``).
+#: fingers of 9 hands of RHD and InterHand2.6M (``tests/benchmarks/test_layouts.py``).
 _WRIST_OFFSET, _THUMB_OFFSET = np.array([-0.001, -0.002, -0.011]), np.array([0.001, 0.002, 0.003])
 _FINGER_BASE = 0.16
 #: Forearm radii (half width, half thickness) over the distance from the wrist, metres.
