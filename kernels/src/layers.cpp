@@ -6,29 +6,6 @@
 
 namespace edge_hands {
 
-size_t packed_bytes(int64_t outputs, int64_t side, int64_t inputs) {
-  return size_t(whole(outputs, kLayerLanes) * side * whole(side * inputs, kLayerInputs) * kLayerLanes * kLayerInputs);
-}
-
-void pack_convolution(const int8_t* weight, const int32_t* bias, int64_t outputs, int64_t side, int64_t inputs,
-                      int32_t in_zero, int8_t* packed, int32_t* packed_bias) {
-  const int64_t run = side * inputs, steps = whole(run, kLayerInputs);
-  std::memset(packed, 0, packed_bytes(outputs, side, inputs));
-  for (int64_t n = 0; n < whole(outputs, kLayerLanes) * kLayerLanes; ++n) {
-    packed_bias[n] = 0;
-    if (n >= outputs) continue;
-    int8_t* block = packed + n / kLayerLanes * side * steps * kLayerLanes * kLayerInputs;
-    int64_t sum = 0;
-    for (int64_t y = 0; y < side; ++y)
-      for (int64_t k = 0; k < run; ++k) {
-        const int8_t w = weight[(n * side + y) * run + k];
-        block[((y * steps + k / kLayerInputs) * kLayerLanes + n % kLayerLanes) * kLayerInputs + k % kLayerInputs] = w;
-        sum += w;
-      }
-    packed_bias[n] = int32_t((bias ? bias[n] : 0) - in_zero * sum);
-  }
-}
-
 void pack_depthwise(const int8_t* weight, const int32_t* bias, int64_t channels, int32_t in_zero, int32_t* packed,
                     int32_t* packed_bias) {
   const int64_t width = whole(channels, kLayerLanes) * kLayerLanes;

@@ -1,202 +1,16 @@
-// The layers of a row over a vector type V of 16 lanes; layers_scalar.h and layers_avx512.h say what V must offer.
-//
-// A convolution works on tiles of kRows pixels and NR vectors of output channels: for four inputs at a time it broadcasts
-// the pixels' bytes and multiplies them into all sums. For one row of the filter a pixel's inputs lie side by side
-// in memory, so a pixel needs one pointer, and no copy of the image is made.
+// The layers of a row over a vector type V of 16 lanes; layers_scalar.h says what V must offer. Convolutions have a file of
+// their own.
 #pragma once
 
-#include <cstring>
-
 #include "edge_hands/layers.h"
+#include "layers_convolution.h"
+#include "layers_finish.h"
 #include "vector_math.h"
 
 namespace edge_hands {
 namespace {
 
 #define EDGE_HANDS_INLINE_LAMBDA __attribute__((always_inline))
-
-constexpr int kRows = 8;
-
-// A pixel's place among those of a map.
-struct Pixel {
-  int64_t y, x;
-};
-
-inline uint8_t* at(const Bytes& map, const Pixel& p) { return map.data + p.y * map.pitch() + p.x * map.channels; }
-
-// Floats and bytes of the pixels of one tile, wherever a Finish reads and writes.
-struct Places {
-  const float* other = nullptr;
-  const uint8_t* other_bytes = nullptr;
-  float* values = nullptr;
-  uint8_t* bytes = nullptr;
-
-  Places() = default;
-  // `channels` values of the pixel that is number `index`.
-  Places(const Finish& f, int64_t index, const Pixel& pixel, int64_t channels) {
-    if (f.other.values) other = f.other.values + index * channels;
-    if (f.other.bytes.data) other_bytes = at(f.other.bytes, pixel);
-    if (f.target.values) values = f.target.values + index * channels;
-    if (f.target.bytes.data) bytes = at(f.target.bytes, pixel);
-  }
-};
-
-template <class V>
-typename V::F operand(const float* values, const uint8_t* bytes, float step, int32_t zero, int64_t n, int count) {
-  if (values) return V::load(values + n, count);
-  return V::multiply(V::to_float(V::subtract(V::load_bytes(bytes + n, count), V::set(zero))), V::set(step));
-}
-
-template <class V>
-EDGE_HANDS_INLINE void store_rounded(uint8_t* bytes, typename V::F scaled, int32_t zero, int32_t low, int count) {
-  const auto top = V::set(float(255 - zero));
-  V::store_bytes(bytes, V::max(V::add(V::round(V::min(scaled, top)), V::set(zero)), V::set(low)), count);
-}
-
-// Finishes channels n, n + 1, ... of a pixel; `count` of them. q is their int8, `value` what they stand for.
-template <class V, Combine combine>
-EDGE_HANDS_INLINE void finish(const Finish& f, const Places& p, typename V::I q, typename V::F value, int64_t n,
-                              int count) {
-  if constexpr (combine == Combine::kMultiplyInt8) {  // q comes without its zero point
-    const auto other = V::subtract(V::load_bytes(p.other_bytes + n, count), V::set(f.other.zero));
-    const auto scaled = V::multiply(V::to_float(V::multiply(q, other)), V::set(f.product));
-    store_rounded<V>(p.bytes + n, scaled, f.target.zero, 0, count);
-    return;
-  }
-  if constexpr (combine == Combine::kAdd)
-    value = V::add(value, operand<V>(p.other, p.other_bytes, f.other.step, f.other.zero, n, count));
-  if constexpr (combine == Combine::kMultiply)
-    value = V::multiply(value, operand<V>(p.other, p.other_bytes, f.other.step, f.other.zero, n, count));
-  if constexpr (combine == Combine::kAffine)
-    value = V::subtract(V::multiply(value, V::set(f.factor)), V::set(f.shift));
-  if (p.values) V::store(p.values + n, value, count);
-  if (p.bytes) store_rounded<V>(p.bytes + n, V::multiply(value, V::set(f.target.inverse)), f.target.zero, 0, count);
-}
-
-// As `finish`, told at compile time that all lanes count, where they do.
-template <class V, Combine combine>
-EDGE_HANDS_INLINE void finish_some(const Finish& f, const Places& p, typename V::I q, typename V::F value, int64_t n,
-                                   int count) {
-  count == kLayerLanes ? finish<V, combine>(f, p, q, value, n, int(kLayerLanes))
-                       : finish<V, combine>(f, p, q, value, n, count);
-}
-
-// One tile of a convolution: `rows` pixels from index m on, vectors of channels from n on. `plain` writes q itself.
-template <class V, int NR, Combine combine, bool plain>
-void convolution_tile(const Convolution& c, int64_t m, int rows, int64_t n) {
-  const int64_t pitch = c.in.pitch(), run = whole(int64_t(c.side) * c.in.channels, kLayerInputs);
-  const int64_t block = c.side * run * kLayerLanes * kLayerInputs;
-  const int8_t* weight = c.weight + n / kLayerLanes * block;
-  const uint8_t* from[kRows];
-  Pixel to[kRows];
-  Pixel next{int64_t(uint32_t(m) / uint32_t(c.width)), int64_t(uint32_t(m) % uint32_t(c.width))};
-  for (int r = 0; r < kRows; ++r) {
-    to[r] = r < rows ? next : to[rows - 1];
-    from[r] = at(c.in, {to[r].y * c.stride - c.padding, to[r].x * c.stride - c.padding});
-    if (++next.x == c.width) next = {next.y + 1, 0};
-  }
-  typename V::I sum[kRows][NR];
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 4
-    for (int j = 0; j < NR; ++j) sum[r][j] = V::load(c.bias + n + j * kLayerLanes);
-  for (int y = 0; y < c.side; ++y) {
-#pragma GCC unroll 2
-    for (int64_t k = 0; k < run; ++k, weight += kLayerLanes * kLayerInputs) {
-      typename V::W w[NR];
-#pragma GCC unroll 4
-      for (int j = 0; j < NR; ++j) w[j] = V::load_weights(weight + j * block);
-#pragma GCC unroll 8
-      for (int r = 0; r < kRows; ++r) {
-        const auto x = V::broadcast4(from[r] + k * kLayerInputs);
-#pragma GCC unroll 4
-        for (int j = 0; j < NR; ++j) sum[r][j] = V::dot4(sum[r][j], x, w[j]);
-      }
-    }
-    for (int r = 0; r < kRows; ++r) from[r] += pitch;
-  }
-  if constexpr (plain && NR == 2) {
-    if (c.channels - n >= 2 * kLayerLanes) {
-      const auto scale0 = V::load(c.scale + n), scale1 = V::load(c.scale + n + kLayerLanes);
-      const auto scaled = [&](int r, int j) { return V::multiply(V::to_float(sum[r][j]), j ? scale1 : scale0); };
-#pragma GCC unroll 4
-      for (int r = 0; r < kRows; r += 2)  // the last pixel may be written twice
-        V::store_rounded(at(c.finish.target.bytes, to[r]) + n, at(c.finish.target.bytes, to[r + 1]) + n, scaled(r, 0),
-                         scaled(r, 1), scaled(r + 1, 0), scaled(r + 1, 1), c.zero, c.low);
-      return;
-    }
-  }
-  if constexpr (plain && NR == 1) {
-    if (c.channels - n >= kLayerLanes) {
-      const auto scale = V::load(c.scale + n);
-      const Bytes& out = c.finish.target.bytes;
-#pragma GCC unroll 2
-      for (int r = 0; r < kRows; r += 4)
-        V::store_rounded(at(out, to[r]) + n, at(out, to[r + 1]) + n, at(out, to[r + 2]) + n, at(out, to[r + 3]) + n,
-                         V::multiply(V::to_float(sum[r][0]), scale), V::multiply(V::to_float(sum[r + 1][0]), scale),
-                         V::multiply(V::to_float(sum[r + 2][0]), scale), V::multiply(V::to_float(sum[r + 3][0]), scale),
-                         c.zero, c.low);
-      return;
-    }
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) {
-    if (r >= rows) return;
-    const Places places(c.finish, m + r, to[r], c.channels);
-#pragma GCC unroll 4
-    for (int j = 0; j < NR; ++j) {
-      const int64_t first = n + j * kLayerLanes;
-      const int count = c.channels - first < kLayerLanes ? int(c.channels - first) : int(kLayerLanes);
-      if (count <= 0) continue;
-      const auto scaled = V::multiply(V::to_float(sum[r][j]), V::load(c.scale + first));
-      if constexpr (plain) {
-        store_rounded<V>(places.bytes + first, scaled, c.zero, c.low, count);
-      } else {
-        const auto top = V::min(scaled, V::set(float(255 - c.zero)));
-        const auto q = V::max(V::round(top), V::set(c.low - c.zero));  // less its zero point
-        finish_some<V, combine>(c.finish, places, q, V::multiply(V::to_float(q), V::set(c.step)), first, count);
-      }
-    }
-  }
-}
-
-// Fetches its tile's share of what later layers read.
-template <class V, int NR, Combine combine, bool plain>
-void convolution_columns(const Convolution& c, int64_t n) {
-  const int64_t pixels = int64_t(c.height) * c.width, tiles = whole(pixels, kRows);
-  const int64_t columns = whole(c.channels, 2 * kLayerLanes), column = n / (2 * kLayerLanes);
-  const char* next = c.ahead.data + int64_t(c.ahead.bytes) * column / columns / 64 * 64;
-  const int64_t share = whole(int64_t(c.ahead.bytes), columns * tiles * 64) * 64;
-  const char* end = c.ahead.data + c.ahead.bytes;
-  for (int64_t m = 0; m < pixels; m += kRows) {
-    for (int64_t i = 0; i < share && next < end; i += 64, next += 64) V::fetch(next);
-    convolution_tile<V, NR, combine, plain>(c, m, pixels - m < kRows ? int(pixels - m) : kRows, n);
-  }
-}
-
-template <class V, Combine combine, bool plain>
-void convolution_as(const Convolution& c) {
-  int64_t n = 0;
-  for (; c.channels - n > kLayerLanes; n += 2 * kLayerLanes) convolution_columns<V, 2, combine, plain>(c, n);
-  if (n < c.channels) convolution_columns<V, 1, combine, plain>(c, n);
-}
-
-template <class V>
-void convolve(const Convolution& c) {
-  switch (c.finish.combine) {
-    case Combine::kNothing:
-      return c.finish.target.values ? convolution_as<V, Combine::kNothing, false>(c)
-                                    : convolution_as<V, Combine::kNothing, true>(c);
-    case Combine::kAdd:
-      return convolution_as<V, Combine::kAdd, false>(c);
-    case Combine::kMultiply:
-      return convolution_as<V, Combine::kMultiply, false>(c);
-    case Combine::kMultiplyInt8:
-      return convolution_as<V, Combine::kMultiplyInt8, false>(c);
-    case Combine::kAffine:
-      return convolution_as<V, Combine::kAffine, false>(c);
-  }
-}
 
 template <class V, bool whole_vector>
 void depthwise_lanes(const Depthwise& d, int64_t n, int some) {
@@ -235,11 +49,11 @@ void depthwise(const Depthwise& d) {
 template <class V, int NR>
 void linear_tile(const Linear& l, int64_t m, int rows, int64_t n) {
   const float* weight = l.weight + n * l.inputs;
-  const float* from[kRows];
-  for (int r = 0; r < kRows; ++r) from[r] = l.x + (m + (r < rows ? r : rows - 1)) * l.inputs;
-  typename V::F sum[kRows][NR];
+  const float* from[V::kRows];
+  for (int r = 0; r < V::kRows; ++r) from[r] = l.x + (m + (r < rows ? r : rows - 1)) * l.inputs;
+  typename V::F sum[V::kRows][NR];
 #pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r)
+  for (int r = 0; r < V::kRows; ++r)
 #pragma GCC unroll 4
     for (int j = 0; j < NR; ++j) sum[r][j] = V::load(l.bias + n + j * kLayerLanes);
 #pragma GCC unroll 2
@@ -248,14 +62,14 @@ void linear_tile(const Linear& l, int64_t m, int rows, int64_t n) {
 #pragma GCC unroll 4
     for (int j = 0; j < NR; ++j) w[j] = V::load(weight + j * kLayerLanes * l.inputs);
 #pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
+    for (int r = 0; r < V::kRows; ++r) {
       const auto x = V::set(from[r][k]);
 #pragma GCC unroll 4
       for (int j = 0; j < NR; ++j) sum[r][j] = V::fma(x, w[j], sum[r][j]);
     }
   }
 #pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) {
+  for (int r = 0; r < V::kRows; ++r) {
     if (r >= rows) return;
 #pragma GCC unroll 4
     for (int j = 0; j < NR; ++j) {
@@ -268,10 +82,11 @@ void linear_tile(const Linear& l, int64_t m, int rows, int64_t n) {
 
 template <class V>
 void linear(const Linear& l) {
-  for (int64_t n = 0; n < l.outputs; n += 2 * kLayerLanes)
-    for (int64_t m = 0; m < l.rows; m += kRows) {
-      const int rows = l.rows - m < kRows ? int(l.rows - m) : kRows;
-      l.outputs - n > kLayerLanes ? linear_tile<V, 2>(l, m, rows, n) : linear_tile<V, 1>(l, m, rows, n);
+  for (int64_t n = 0; n < l.outputs; n += V::kVectors * kLayerLanes)
+    for (int64_t m = 0; m < l.rows; m += V::kRows) {
+      const int rows = l.rows - m < V::kRows ? int(l.rows - m) : V::kRows;
+      V::kVectors == 1 || l.outputs - n <= kLayerLanes ? linear_tile<V, 1>(l, m, rows, n)
+                                                       : linear_tile<V, V::kVectors>(l, m, rows, n);
     }
 }
 
@@ -349,7 +164,8 @@ void soft_argmax(const SoftArgmax& s) {
 
 template <class V, class S>
 constexpr LayerKernels make_layers() {
-  return {convolve<V>, depthwise<V>, linear<V>, combine<V>, soft_argmax<S>};
+  return {pack<V>,      packed_bytes<V>, scratch_bytes<V>, convolve<V>,
+          depthwise<V>, linear<V>,       combine<V>,       soft_argmax<S>};
 }
 
 }  // namespace

@@ -6,10 +6,16 @@
 #include <cstdint>
 #include <cstring>
 
+#include "edge_hands/layers.h"
+
 namespace edge_hands {
 namespace {
 
 struct Avx512Layers {
+  static constexpr int kRows = 8, kVectors = 2, kInputs = 4, kStored = 4;
+  static constexpr bool kWinograd = false;
+  using Input = uint8_t;
+  using Weight = int8_t;
   using I = __m512i;
   using F = __m512;
   using W = __m512i;
@@ -43,7 +49,9 @@ struct Avx512Layers {
   static F to_float(I a) { return _mm512_cvtepi32_ps(a); }
   static I round(F a) { return _mm512_cvtps_epi32(a); }
 
-  static I broadcast4(const uint8_t* p) {
+  static size_t inputs_bytes(const Bytes&) { return 0; }
+  static const Input* inputs(const Bytes& map, void*) { return map.data; }
+  static I broadcast(const uint8_t* p) {
     int32_t bytes;
     std::memcpy(&bytes, p, 4);
     return _mm512_set1_epi32(bytes);
@@ -67,17 +75,16 @@ struct Avx512Layers {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_castsi512_si256(sorted));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(q), _mm512_extracti64x4_epi64(sorted, 1));
   }
-  static void store_rounded(uint8_t* p, uint8_t* q, uint8_t* r, uint8_t* s, F p0, F q0, F r0, F s0, int32_t zero,
-                            int32_t low) {
-    const I sorted = rounded(p0, q0, r0, s0, zero, low);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_castsi512_si128(sorted));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm512_extracti32x4_epi32(sorted, 1));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(r), _mm512_extracti32x4_epi32(sorted, 2));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(s), _mm512_extracti32x4_epi32(sorted, 3));
+  static void store_rounded(uint8_t* const (&to)[kStored], const F (&values)[kStored], int32_t zero, int32_t low) {
+    const I sorted = rounded(values[0], values[1], values[2], values[3], zero, low);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to[0]), _mm512_castsi512_si128(sorted));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to[1]), _mm512_extracti32x4_epi32(sorted, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to[2]), _mm512_extracti32x4_epi32(sorted, 2));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to[3]), _mm512_extracti32x4_epi32(sorted, 3));
   }
 
   static I load_weights(const int8_t* p) { return _mm512_loadu_si512(p); }
-  static I dot4(I sum, I x, I w) { return _mm512_dpbusd_epi32(sum, x, w); }
+  static I dot(I sum, I x, I w) { return _mm512_dpbusd_epi32(sum, x, w); }
   // Of the two products of 16 bits that the instruction adds, the upper is 0.
   static I multiply_add(I sum, I a, I b) { return _mm512_dpwssd_epi32(sum, a, b); }
 };

@@ -8,6 +8,6 @@ namespace edge_hands {
 
 static constexpr LayerKernels kKernels = make_layers<Avx512Layers, Avx512>();
 
-const LayerKernels* avx512_layers() { return __builtin_cpu_supports("avx512vnni") ? &kKernels : nullptr; }
+const LayerKernels* avx512_layers() { return __builtin_cpu_supports("avx512vnni") ? &kKernels : avx2_layers(); }
 
 }  // namespace edge_hands

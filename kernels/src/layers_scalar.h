@@ -13,6 +13,12 @@ namespace {
 
 struct ScalarLayers {
   static constexpr int kLanes = int(kLayerLanes);
+  // A tile's pixels and vectors, inputs that are multiplied and pixels that are stored at once, and whether 3 x 3 layers may go by layers_winograd.h,
+  // which asks for more functions (layers_avx2.h has them).
+  static constexpr int kRows = 8, kVectors = 2, kInputs = 4, kStored = 4;
+  static constexpr bool kWinograd = false;
+  using Input = uint8_t;
+  using Weight = int8_t;
   struct I {
     int32_t v[kLanes];
   };
@@ -20,7 +26,7 @@ struct ScalarLayers {
     float v[kLanes];
   };
 
-  using W = const int8_t*;  // weights of four inputs
+  using W = const int8_t*;  // weights of kInputs inputs
 
   template <class T, class Fn>
   static T each(Fn fn) {
@@ -59,26 +65,25 @@ struct ScalarLayers {
   // Asks for the cache line of p, without waiting.
   static void fetch(const char*) {}
 
-  // Scaled sums, rounded, plus zero, as bytes of at least `low`: of two pixels with 32 channels, of four with 16.
+  // Scaled sums, rounded, plus zero, as bytes of at least `low`: of two pixels with 32 channels, of kStored with 16.
   static void store_rounded(uint8_t* p, uint8_t* q, const F& p0, const F& p1, const F& q0, const F& q1, int32_t zero,
                             int32_t low) {
-    const auto store = [&](uint8_t* to, const F& a) {
-      store_bytes(to, max(add(round(min(a, set(32767.0f))), set(zero)), set(low)), kLanes);
-    };
-    store(p, p0), store(p + kLanes, p1), store(q, q0), store(q + kLanes, q1);
+    uint8_t* const to[kStored] = {p, p + kLanes, q, q + kLanes};
+    const F values[kStored] = {p0, p1, q0, q1};
+    store_rounded(to, values, zero, low);
   }
-  static void store_rounded(uint8_t* p, uint8_t* q, uint8_t* r, uint8_t* s, const F& p0, const F& q0, const F& r0,
-                            const F& s0, int32_t zero, int32_t low) {
-    uint8_t bytes[4 * kLanes];
-    store_rounded(bytes, bytes + 2 * kLanes, p0, q0, r0, s0, zero, low);
-    uint8_t* to[] = {p, q, r, s};
-    for (int i = 3; i >= 0; --i) std::memcpy(to[i], bytes + i * kLanes, kLanes);
+  static void store_rounded(uint8_t* const (&to)[kStored], const F (&values)[kStored], int32_t zero, int32_t low) {
+    for (int i = kStored - 1; i >= 0; --i)
+      store_bytes(to[i], max(add(round(min(values[i], set(32767.0f))), set(zero)), set(low)), kLanes);
   }
 
-  // Four inputs: of one pixel, the same in all lanes, and the weights of every lane; a b + sum.
-  static const uint8_t* broadcast4(const uint8_t* p) { return p; }
+  // Inputs of a map, where those of pixel (0, 0) are; `memory` holds inputs_bytes.
+  static size_t inputs_bytes(const Bytes&) { return 0; }
+  static const Input* inputs(const Bytes& map, void*) { return map.data; }
+  // kInputs inputs: of one pixel, the same in all lanes, and the weights of every lane; a b + sum.
+  static const uint8_t* broadcast(const uint8_t* p) { return p; }
   static const int8_t* load_weights(const int8_t* p) { return p; }
-  static I dot4(const I& sum, const uint8_t* x, const int8_t* w) {
+  static I dot(const I& sum, const uint8_t* x, const int8_t* w) {
     return each<I>([&](int i) {
       const int8_t* of = w + 4 * i;
       return sum.v[i] + x[0] * of[0] + x[1] * of[1] + x[2] * of[2] + x[3] * of[3];

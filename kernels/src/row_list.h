@@ -10,6 +10,7 @@ extern const Row kRowAvx2;
 extern const Row kRowAvx512;
 extern const Row kRowNeon;
 
-const LayerKernels* avx512_layers();
+const LayerKernels* avx2_layers();
+const LayerKernels* avx512_layers();  // AVX2's where the CPU has no VNNI
 
 }  // namespace edge_hands

@@ -29,7 +29,19 @@ void Builder::build() {
   for (const Node& node : graph_.nodes())
     if (!done_.count(graph_.position(node))) add_node(node);
   add_outputs();
+  program_.scratch_ = std::make_unique<Memory>(scratch_bytes_);
   look_ahead();
+}
+
+// What is known of an int8 convolution before its input is made.
+Convolution Builder::shape_of(const Node& node) const {
+  const TfLiteTensor &x = tensor(node.inputs[0]), &w = tensor(node.inputs[1]);
+  const Image out = image_of(tensor(node.outputs[0]));
+  Convolution c;
+  c.in.channels = w.dims->data[3], c.in_zero = byte_zero(x);
+  c.side = w.dims->data[1], c.stride = node.conv.stride_height;
+  c.height = out.height, c.width = out.width, c.channels = out.channels;
+  return c;
 }
 
 // Of the weights of all layers, packed.
@@ -44,7 +56,7 @@ size_t Builder::weight_bytes() const {
     else if (is_float(w))
       bytes += whole_lines(size_t(whole(d[0], kLayerLanes) * kLayerLanes) * size_t(d[3]) * sizeof(float));
     else
-      bytes += whole_lines(packed_bytes(d[0], d[1], d[3]));
+      bytes += whole_lines(kernels_.packed_bytes(shape_of(node)));
   }
   return bytes;
 }

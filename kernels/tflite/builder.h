@@ -49,6 +49,7 @@ class Builder {
   void* memory(size_t bytes);
   void* weights(size_t bytes);
   size_t weight_bytes() const;
+  Convolution shape_of(const Node& node) const;
   void look_ahead();
   template <class Fn>
   void step(Fn fn);
@@ -91,7 +92,7 @@ class Builder {
   const LayerKernels& kernels_;
   size_t next_scan_ = 0;
   char *weights_ = nullptr, *next_weight_ = nullptr;  // all layers', in the order of the steps
-  size_t weights_left_ = 0;
+  size_t weights_left_ = 0, scratch_bytes_ = 0;
   std::vector<std::pair<const char*, double>> work_;  // of each convolution: where its weights are, and its products
   std::unordered_set<int> outputs_, float_made_;
   std::unordered_map<int, int> alias_, padding_, border_;  // padding: of the tensors that padding operators make

@@ -1,4 +1,5 @@
 // One step, or one with what follows it, for each kind of node.
+#include <algorithm>
 #include <cstring>
 
 #include "builder.h"
@@ -42,25 +43,22 @@ void Builder::add_plain(const Node& node) {
 
 void Builder::add_convolution(const Node& node, Finish finish, int other, int values) {
   const TfLiteTensor &w = tensor(node.inputs[1]), &y = tensor(node.outputs[0]);
-  const Map& from = made(node.inputs[0]);
-  const Image out = image_of(y);
-  Convolution c;
-  c.in = from.bytes, c.in_zero = from.zero;
-  c.side = w.dims->data[1], c.stride = node.conv.stride_height;
+  Convolution c = shape_of(node);
+  c.in = made(node.inputs[0]).bytes;
   const auto padded = padding_.find(node.inputs[0]);
   c.padding = own_padding(graph_, node) + (padded == padding_.end() ? 0 : padded->second);
-  c.height = out.height, c.width = out.width, c.channels = out.channels;
-  auto* weight = static_cast<int8_t*>(weights(packed_bytes(c.channels, c.side, c.in.channels)));
+  void* weight = weights(kernels_.packed_bytes(c));
   auto* bias = static_cast<int32_t*>(memory(size_t(whole(c.channels, kLayerLanes) * kLayerLanes) * sizeof(int32_t)));
-  pack_convolution(static_cast<const int8_t*>(w.data), static_cast<const int32_t*>(tensor(node.inputs[2]).data),
-                   c.channels, c.side, c.in.channels, c.in_zero, weight, bias);
+  kernels_.pack(c, static_cast<const int8_t*>(w.data), static_cast<const int32_t*>(tensor(node.inputs[2]).data), weight,
+                bias);
   c.weight = weight, c.bias = bias, c.scale = rescales(node, c.channels);
   c.step = y.params.scale, c.zero = byte_zero(y), c.low = node.conv.activation == kRelu ? c.zero : 0;
   c.finish = finish;
-  work_.emplace_back(reinterpret_cast<const char*>(weight), double(out.height) * out.width * double(w.bytes));
+  scratch_bytes_ = std::max(scratch_bytes_, kernels_.scratch_bytes(c));
+  work_.emplace_back(reinterpret_cast<const char*>(weight), double(c.height) * c.width * double(w.bytes));
   program_.ahead_.emplace_back();
   step([index = program_.ahead_.size() - 1, c, other, values, run = kernels_.convolve, program = &program_]() mutable {
-    c.ahead = program->ahead_[index];
+    c.ahead = program->ahead_[index], c.scratch = program->scratch_->get();
     if (other >= 0) c.finish.other.values = program->floats(other);
     if (values >= 0) c.finish.target.values = program->floats(values);
     run(c);

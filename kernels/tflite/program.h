@@ -48,6 +48,7 @@ class Program {
 
   Places places_;
   std::vector<std::unique_ptr<Memory>> memory_;
+  std::unique_ptr<Memory> scratch_;               // of whichever convolution runs
   std::vector<Ahead> ahead_;                      // of each convolution, in their order
   std::vector<int> boundary_;                     // float32 tensors in the runtime's memory
   std::vector<std::pair<int, size_t>> elements_;  // of all tensors that cross the border

@@ -19,9 +19,8 @@
 
 namespace edge_hands {
 
-// Output channels that weights are packed for together; 4 inputs of each lie side by side.
+// Output channels that are computed together. Vectors of bias and scale hold whole(channels, 16) * 16.
 constexpr int64_t kLayerLanes = 16;
-constexpr int64_t kLayerInputs = 4;
 // Bytes or floats that a kernel may read, not use, behind a tensor's end.
 constexpr size_t kLayerSlack = 64;
 
@@ -79,10 +78,10 @@ struct Convolution {
   int32_t in_zero = 0;
   int32_t side = 1, stride = 1, padding = 0;
   int32_t height = 0, width = 0, channels = 0;  // of the output
-  // Packed, (channels / 16, side, ceil(side inputs / 4), 16, 4), missing ones 0; bias less (zero sum of weights).
-  const int8_t* weight = nullptr;
-  const int32_t* bias = nullptr;  // whole vectors, as is scale
+  const void* weight = nullptr;                 // as `pack` wrote it, with the bias
+  const int32_t* bias = nullptr;                // whole vectors, as is scale
   const float* scale = nullptr;
+  void* scratch = nullptr;  // scratch_bytes(...) that no one else writes while it runs, on a cache line
   float step = 1.0f;  // of the result q, with its zero point and its least value
   int32_t zero = 0, low = 0;
   Ahead ahead;
@@ -123,6 +122,11 @@ struct SoftArgmax {
 
 // The kernels of one row.
 struct LayerKernels {
+  // From (outputs, side, side, inputs) to the row's own order, packed_bytes(...) of it; the input's zero point goes into
+  // the bias, whole vectors. The pointers of `shape`, and the map that it reads, need not be known yet.
+  void (*pack)(const Convolution& shape, const int8_t* weight, const int32_t* bias, void* packed, int32_t* packed_bias);
+  size_t (*packed_bytes)(const Convolution& shape);
+  size_t (*scratch_bytes)(const Convolution&);
   void (*convolve)(const Convolution&);
   void (*depthwise)(const Depthwise&);
   void (*linear)(const Linear&);
@@ -133,11 +137,6 @@ struct LayerKernels {
 
 inline int64_t whole(int64_t count, int64_t part) { return (count + part - 1) / part; }
 
-// Bytes of a packed convolution's weights; packs (outputs, side, side, inputs) and puts the input's zero point into the
-// bias. Vectors of bias and scale hold whole(outputs, 16) * 16.
-size_t packed_bytes(int64_t outputs, int64_t side, int64_t inputs);
-void pack_convolution(const int8_t* weight, const int32_t* bias, int64_t outputs, int64_t side, int64_t inputs,
-                      int32_t in_zero, int8_t* packed, int32_t* packed_bias);
 // (3, 3, channels) to Depthwise's.
 void pack_depthwise(const int8_t* weight, const int32_t* bias, int64_t channels, int32_t in_zero, int32_t* packed,
                     int32_t* packed_bias);

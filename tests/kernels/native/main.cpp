@@ -10,6 +10,7 @@ int main(int count, char** arguments) {
   check_forward(report);
   check_backward(report);
   check_special(report);
+  check_layers(report);
   std::fprintf(stderr, "%d lines, %d failures\n", report.lines(), report.failures());
   return report.failures() || !report.lines() ? 1 : 0;
 }

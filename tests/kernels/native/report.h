@@ -83,6 +83,7 @@ void check_functions(Report& report);
 void check_forward(Report& report);
 void check_backward(Report& report);
 void check_special(Report& report);
+void check_layers(Report& report);
 
 template <class Fn>
 void for_rows(Fn fn) {

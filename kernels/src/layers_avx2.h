@@ -1,0 +1,128 @@
+// Sixteen lanes in two ymm registers; needs AVX2 and FMA. layers_scalar.h says what each function promises.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+#include "edge_hands/layers.h"
+#include "simd_avx2.h"
+
+namespace edge_hands {
+namespace {
+
+struct Avx2Layers {
+  static constexpr int kRows = 6, kVectors = 1, kInputs = 2, kStored = 2;  // sums in 12 of 16 registers
+  static constexpr bool kWinograd = true;
+  using Input = int16_t;  // bytes are made words: AVX2 adds the products of bytes in 16 bits, which are too few
+  using Weight = int16_t;
+
+  struct I {
+    __m256i a, b;
+  };
+  struct F {
+    __m256 a, b;
+  };
+  using W = I;
+
+  static I set(int32_t v) { return {_mm256_set1_epi32(v), _mm256_set1_epi32(v)}; }
+  static F set(float v) { return {_mm256_set1_ps(v), _mm256_set1_ps(v)}; }
+  static I load(const int32_t* p) { return {load_half(p), load_half(p + 8)}; }
+  static F load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+  static F load(const float* p, int count) {
+    if (count == 16) return load(p);
+    return {Avx2::load(p, low(count)), Avx2::load(p + 8, count - low(count))};
+  }
+  static I load_bytes(const uint8_t* p, int count) {
+    uint8_t some[16] = {};
+    if (count < 16) p = static_cast<uint8_t*>(std::memcpy(some, p, size_t(count)));
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return {_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_unpackhi_epi64(bytes, bytes))};
+  }
+  static void store(float* p, F v, int count) {
+    if (count == 16) return _mm256_storeu_ps(p, v.a), _mm256_storeu_ps(p + 8, v.b);
+    Avx2::store(p, v.a, low(count));
+    Avx2::store(p + 8, v.b, count - low(count));
+  }
+  static void store_bytes(uint8_t* p, I v, int count) {
+    const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(v.a, v.b), 0xd8);
+    const __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    if (count == 16) return _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+    std::memcpy(p, &bytes, size_t(count));
+  }
+
+  static I add(I x, I y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
+  static F add(F x, F y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
+  static I subtract(I x, I y) { return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)}; }
+  static F subtract(F x, F y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
+  static I multiply(I x, I y) { return {_mm256_mullo_epi32(x.a, y.a), _mm256_mullo_epi32(x.b, y.b)}; }
+  static F multiply(F x, F y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
+  static F fma(F x, F y, F z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
+  static I max(I x, I y) { return {_mm256_max_epi32(x.a, y.a), _mm256_max_epi32(x.b, y.b)}; }
+  static F min(F x, F y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
+  static F to_float(I v) { return {_mm256_cvtepi32_ps(v.a), _mm256_cvtepi32_ps(v.b)}; }
+  static I round(F v) { return {_mm256_cvtps_epi32(v.a), _mm256_cvtps_epi32(v.b)}; }
+
+  static void fetch(const char* p) { _mm_prefetch(p, _MM_HINT_T1); }
+
+  // Two pixels. Saturates on the way: to int16, by the zero point, to bytes.
+  static void store_rounded(uint8_t* const (&to)[kStored], const F (&values)[kStored], int32_t zero, int32_t low) {
+    const auto words = [&](F v) {
+      const I whole = round(min(v, set(32767.0f)));
+      return _mm256_adds_epi16(_mm256_packs_epi32(whole.a, whole.b), _mm256_set1_epi16(int16_t(zero)));
+    };
+    const __m256i bytes =
+        _mm256_max_epu8(_mm256_packus_epi16(words(values[0]), words(values[1])), _mm256_set1_epi8(char(low)));
+    // Half a register holds half of each eight channels, of both pixels.
+    const __m256i sorted = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to[0]), _mm256_castsi256_si128(sorted));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to[1]), _mm256_extracti128_si256(sorted, 1));
+  }
+
+  static size_t inputs_bytes(const Bytes& map) {
+    return size_t(map.height + 2 * map.border) * size_t(map.pitch()) * sizeof(Input) + kLayerSlack;
+  }
+  static const Input* inputs(const Bytes& map, void* memory) {
+    const int64_t edge = map.border * (map.pitch() + map.channels), count = (map.height + 2 * map.border) * map.pitch();
+    auto* words = static_cast<Input*>(memory);
+    for (int64_t i = 0; i < count; i += 16) store_words(words + i, load_words(map.data - edge + i));
+    return words + edge;
+  }
+  static __m256i broadcast(const Input* p) {
+    int32_t two;
+    std::memcpy(&two, p, 4);
+    return _mm256_set1_epi32(two);
+  }
+  static W load_weights(const Weight* p) { return {load_half(p), load_half(p + 16)}; }
+  static I dot(I sum, __m256i x, W w) { return {dot(sum.a, x, w.a), dot(sum.b, x, w.b)}; }
+  static I multiply_add(I sum, I x, I y) {  // of the two products of 16 bits that the instruction adds, the upper is 0
+    return {_mm256_add_epi32(sum.a, _mm256_madd_epi16(x.a, y.a)), _mm256_add_epi32(sum.b, _mm256_madd_epi16(x.b, y.b))};
+  }
+
+  // For layers_winograd.h: sixteen words, and a fourth of whole fours.
+  using Words = __m256i;
+  static Words load_words(const uint8_t* p) {
+    return _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static void store_words(int16_t* p, Words v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
+  static Words add_words(Words x, Words y) { return _mm256_add_epi16(x, y); }
+  static Words subtract_words(Words x, Words y) { return _mm256_sub_epi16(x, y); }
+  static void store(int32_t* p, I v) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v.a);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8), v.b);
+  }
+  static I quarter(I v) { return {_mm256_srai_epi32(v.a, 2), _mm256_srai_epi32(v.b, 2)}; }
+
+ private:
+  static int low(int count) { return count < 8 ? count : 8; }
+  static __m256i load_half(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+  static __m256i dot(__m256i sum, __m256i x, __m256i w) {
+    // Adds in place: left to itself, GCC begins with all the products and then has no registers for the sums.
+    asm("vpaddd %1, %0, %0" : "+x"(sum) : "x"(_mm256_madd_epi16(x, w)));
+    return sum;
+  }
+};
+
+}  // namespace
+}  // namespace edge_hands

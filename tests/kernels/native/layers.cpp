@@ -1,0 +1,124 @@
+// int8 convolutions of every row that has them against plain sums, to the byte: sizes that fill no vector and no tile, both
+// ways of a 3 x 3 layer, and the largest sums there are. Rows without int8 layers have nothing to check, so it prints no lines.
+#include "edge_hands/layers.h"
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <string>
+
+#include "problem.h"
+#include "report.h"
+
+namespace {
+
+using edge_hands::kLayerLanes;
+using edge_hands::kLayerSlack;
+using edge_hands::whole;
+using Octets = Guarded<uint8_t>;
+
+enum class Fill { kRandom, kLargest };
+
+struct Layer {
+  const char* name;
+  int side, stride, padding;
+  int height, width, inputs, outputs;  // height and width of the output
+  Fill fill = Fill::kRandom;
+};
+
+constexpr Layer kLayers[] = {
+    {"1x1", 1, 1, 0, 5, 7, 19, 33},          {"1x1_small", 1, 1, 0, 3, 3, 256, 48},
+    {"1x1_one", 1, 1, 0, 1, 1, 1, 1},        {"3x3_first", 3, 2, 0, 9, 6, 3, 16},
+    {"3x3_half", 3, 2, 1, 4, 7, 16, 20},     {"3x3_odd", 3, 1, 1, 5, 6, 16, 32},
+    {"3x3_narrow", 3, 1, 1, 6, 4, 15, 16},   {"3x3", 3, 1, 1, 12, 12, 32, 32},
+    {"3x3_rest", 3, 1, 1, 10, 14, 19, 21},   {"3x3_within", 3, 1, 0, 4, 26, 40, 16},
+    {"3x3_tiny", 3, 1, 1, 2, 2, 17, 5},      {"3x3_largest", 3, 1, 1, 4, 6, 1024, 16, Fill::kLargest},
+    {"1x1_largest", 1, 1, 0, 4, 6, 4096, 16, Fill::kLargest},
+};
+
+// A map whose pixels and border lie between guard pages, with the slack that kernels may read.
+struct Map {
+  std::unique_ptr<Octets> memory;
+  edge_hands::Bytes bytes;
+
+  Map(int height, int width, int channels, int border) {
+    bytes = {nullptr, height, width, channels, border};
+    memory = std::make_unique<Octets>((height + 2 * border) * bytes.pitch() + int64_t(kLayerSlack), Place::kEnd);
+    bytes.data = memory->data() + border * (bytes.pitch() + channels);
+  }
+  uint8_t& at(int y, int x, int c) const { return bytes.data[y * bytes.pitch() + x * bytes.channels + c]; }
+};
+
+template <class T>
+std::unique_ptr<Guarded<T>> lines(size_t bytes) {  // whole cache lines, so that the array begins on one
+  return std::make_unique<Guarded<T>>(int64_t((bytes + 63) / 64 * 64 / sizeof(T)), Place::kEnd);
+}
+
+void check_layer(Report& report, const edge_hands::Row& row, const Layer& l) {
+  const edge_hands::LayerKernels& kernels = *row.layers();
+  Numbers numbers(uint64_t(l.inputs * 31 + l.outputs));
+  const bool largest = l.fill == Fill::kLargest;
+  const int height = (l.height - 1) * l.stride + l.side - 2 * l.padding;
+  const int width = (l.width - 1) * l.stride + l.side - 2 * l.padding;
+  const int64_t lanes = whole(l.outputs, kLayerLanes) * kLayerLanes, run = int64_t(l.side) * l.inputs;
+
+  Map in(height, width, l.inputs, l.padding), out(l.height, l.width, l.outputs, 1);
+  edge_hands::Convolution c;
+  c.in = in.bytes, c.in_zero = largest ? 0 : 131;
+  c.side = l.side, c.stride = l.stride, c.padding = l.padding;
+  c.height = l.height, c.width = l.width, c.channels = l.outputs;
+  std::memset(in.memory->data(), 0, size_t(in.memory->size()));
+  edge_hands::fill_border(in.bytes, c.in_zero);
+  for (int y = 0; y < height; ++y)
+    for (int x = 0; x < width; ++x)
+      for (int i = 0; i < l.inputs; ++i) in.at(y, x, i) = largest ? 255 : uint8_t(numbers.bits());
+
+  auto weight = lines<int8_t>(size_t(l.outputs * l.side * run));
+  for (int8_t& w : *weight) w = largest ? int8_t(-128) : int8_t(numbers.bits());
+  auto bias = lines<int32_t>(size_t(lanes) * 4), packed_bias = lines<int32_t>(size_t(lanes) * 4);
+  auto scale = lines<float>(size_t(lanes) * 4);
+  const float reach = largest ? 32768.0f * float(l.side * run) / 127 : 127 * std::sqrt(float(l.side * run));
+  for (int64_t n = 0; n < lanes; ++n) {
+    (*bias)[n] = largest ? 0 : int32_t(numbers.bits()) >> 18;
+    (*scale)[n] = numbers.uniform(0.7f, 1.4f) / reach;
+  }
+  auto packed = lines<uint8_t>(kernels.packed_bytes(c)), scratch = lines<uint8_t>(kernels.scratch_bytes(c));
+  kernels.pack(c, weight->data(), bias->data(), packed->data(), packed_bias->data());
+
+  c.weight = packed->data(), c.bias = packed_bias->data(), c.scale = scale->data(), c.scratch = scratch->data();
+  c.zero = largest ? 255 : 120, c.low = l.outputs % 2 ? 120 : 0;
+  c.finish.target.bytes = out.bytes, c.finish.target.zero = c.zero;
+  std::memset(out.memory->data(), 77, size_t(out.memory->size()));
+  kernels.convolve(c);
+
+  int64_t wrong = 0, spilt = 0;
+  for (int y = -1; y <= l.height; ++y)
+    for (int x = -1; x <= l.width; ++x)
+      for (int n = 0; n < l.outputs; ++n) {
+        if (y < 0 || x < 0 || y == l.height || x == l.width) {
+          spilt += out.at(y, x, n) != 77;
+          continue;
+        }
+        int64_t sum = (*bias)[n];
+        for (int j = 0; j < l.side; ++j)
+          for (int i = 0; i < l.side; ++i)
+            for (int k = 0; k < l.inputs; ++k)
+              sum += (in.at(y * l.stride - l.padding + j, x * l.stride - l.padding + i, k) - c.in_zero) *
+                     (*weight)[(n * l.side + j) * run + i * l.inputs + k];
+        const float q = std::nearbyint(float(sum) * (*scale)[n]) + float(c.zero);
+        wrong += out.at(y, x, n) != uint8_t(std::min(255.0f, std::max(float(c.low), q)));
+      }
+  report.check(!wrong, row, l.name, "bytes are those of exact sums");
+  report.check(!spilt, row, l.name, "the border stays as it was");
+  report.check(packed->intact() && scratch->intact() && packed_bias->intact(), row, l.name, "memory around it, too");
+}
+
+}  // namespace
+
+void check_layers(Report& report) {
+  for_rows([&](const edge_hands::Row& row) {
+    if (!row.layers()) return;
+    for (const Layer& layer : kLayers)
+      if (report.wants(layer.name)) check_layer(report, row, layer);
+  });
+}
