@@ -34,9 +34,7 @@ struct Avx2Layers {
     if (count == 16) return load(p);
     return {Avx2::load(p, low(count)), Avx2::load(p + 8, count - low(count))};
   }
-  static I load_bytes(const uint8_t* p, int count) {
-    uint8_t some[16] = {};
-    if (count < 16) p = static_cast<uint8_t*>(std::memcpy(some, p, size_t(count)));
+  static I load_bytes(const uint8_t* p, int) {
     const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
     return {_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_unpackhi_epi64(bytes, bytes))};
   }
@@ -47,9 +45,10 @@ struct Avx2Layers {
   }
   static void store_bytes(uint8_t* p, I v, int count) {
     const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(v.a, v.b), 0xd8);
-    const __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
     if (count == 16) return _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
-    std::memcpy(p, &bytes, size_t(count));
+    if (count & 8) _mm_storel_epi64(reinterpret_cast<__m128i*>(p), bytes), p += 8, bytes = _mm_srli_si128(bytes, 8);
+    for (uint64_t rest = uint64_t(_mm_cvtsi128_si64(bytes)), i = count & 7; i; --i, rest >>= 8) *p++ = uint8_t(rest);
   }
 
   static I add(I x, I y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }

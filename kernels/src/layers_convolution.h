@@ -17,20 +17,42 @@
 namespace edge_hands {
 namespace {
 
-// One tile: `rows` pixels from index m on, vectors of channels from n on.
+// The pixels of an output, one after another, and where the inputs of each begin.
+template <class V>
+class Walk {
+ public:
+  Walk(const Convolution& c, const typename V::Input* in)
+      : width_(c.width), across_(int64_t(c.stride) * c.in.channels), down_(c.stride * c.in.pitch()) {
+    line_ = from_ = in - c.padding * (c.in.pitch() + c.in.channels);
+  }
+
+  const Pixel& pixel() const { return pixel_; }
+  const typename V::Input* from() const { return from_; }
+  void go_on() {
+    from_ += across_;
+    if (++pixel_.x == width_) pixel_ = {pixel_.y + 1, 0}, from_ = line_ += down_;
+  }
+
+ private:
+  int64_t width_, across_, down_;
+  Pixel pixel_{0, 0};
+  const typename V::Input *line_, *from_;
+};
+
+// One tile: the next `rows` pixels, vectors of channels from n on.
 template <class V, int NR, Combine combine, bool plain>
-void convolution_tile(const Convolution& c, const typename V::Input* in, int64_t m, int rows, int64_t n) {
+EDGE_HANDS_INLINE void convolution_tile(const Convolution& c, Walk<V>& walk, int rows, int64_t n) {
   const int64_t pitch = c.in.pitch(), steps = whole(int64_t(c.side) * c.in.channels, V::kInputs);
   const int64_t line = steps * kLayerLanes * V::kInputs, block = c.side * line;
   const auto* weight = static_cast<const typename V::Weight*>(c.weight) + n / kLayerLanes * block;
   const typename V::Input* from[V::kRows];
   Pixel to[V::kRows];
-  Pixel next{int64_t(uint32_t(m) / uint32_t(c.width)), int64_t(uint32_t(m) % uint32_t(c.width))};
+#pragma GCC unroll 8
   for (int r = 0; r < V::kRows; ++r) {
-    to[r] = r < rows ? next : to[r - 1];
-    from[r] = in + (to[r].y * c.stride - c.padding) * pitch + (to[r].x * c.stride - c.padding) * c.in.channels;
-    if (++next.x == c.width) next = {next.y + 1, 0};
+    to[r] = walk.pixel(), from[r] = walk.from();
+    if (r + 1 < rows) walk.go_on();  // the last one again, where there are no more
   }
+  walk.go_on();
   typename V::I sum[V::kRows][NR];
 #pragma GCC unroll 8
   for (int r = 0; r < V::kRows; ++r)
@@ -46,9 +68,10 @@ void convolution_tile(const Convolution& c, const typename V::Input* in, int64_t
 template <class V, int NR, Combine combine, bool plain>
 void convolution_columns(const Convolution& c, const typename V::Input* in, int64_t n, Fetching<V>& fetching) {
   const int64_t pixels = int64_t(c.height) * c.width;
+  Walk<V> walk(c, in);
   for (int64_t m = 0; m < pixels; m += V::kRows) {
     fetching.some();
-    convolution_tile<V, NR, combine, plain>(c, in, m, pixels - m < V::kRows ? int(pixels - m) : V::kRows, n);
+    convolution_tile<V, NR, combine, plain>(c, walk, pixels - m < V::kRows ? int(pixels - m) : V::kRows, n);
   }
 }
 

@@ -1,5 +1,6 @@
 // Sixteen lanes as plain arrays, and the list of what a vector type of the layers must offer. A `count` below 16 keeps
-// loads and stores to the first ones; missing lanes read as 0.
+// loads of floats and stores to the first ones; missing lanes read as 0. Bytes lie in maps, with slack behind them: all 16 may
+// be read, and missing lanes may be anything.
 #pragma once
 
 #include <cmath>
