@@ -142,6 +142,27 @@ def test_inputs_of_another_size_are_refused_in_a_sentence(tmp_path):
     assert "int8 layers are made for the sizes of the file" in found.stdout + found.stderr
 
 
+def test_sessions_use_them_for_portable_forms_too(monkeypatch):
+    from edge_hands.runtimes import litert
+    from edge_hands.session import Session
+
+    loaded, load = [], litert._load_delegate
+    monkeypatch.setattr(
+        litert, "_load_delegate", lambda *args, **kwargs: loaded.append(load(*args, **kwargs)) or loaded[-1]
+    )
+    image = np.random.default_rng(3).random((1, 64, 64, 3), np.float32)
+    found = []
+    for path in (LIBRARY, None):  # without the library a portable form runs as well
+        monkeypatch.setattr(litert, "_delegate_path", lambda path=path: path)
+        with Session.open(BUNDLES / "test_dfmamba", runtime="litert", threads=1) as session:
+            assert session.variant.scan == "portable"
+            found.append(session.run({"image": image}))
+    assert loaded[0] is not None and loaded[1] is None
+    for key, value in found[1].items():
+        atol = 2e-6 if rows_with_layers()[-1] != "scalar" else 0
+        np.testing.assert_allclose(found[0][key], value, rtol=0, atol=atol, err_msg=key)
+
+
 @pytest.mark.parametrize("value", ["2", "yes", ""])
 def test_the_option_is_0_or_1(value):
     from ai_edge_litert.interpreter import load_delegate
