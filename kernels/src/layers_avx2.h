@@ -14,7 +14,7 @@ namespace {
 
 struct Avx2Layers {
   static constexpr int kRows = 6, kVectors = 1, kInputs = 2, kStored = 2;  // sums in 12 of 16 registers
-  static constexpr bool kWinograd = true;
+  static constexpr bool kUnrolled = false, kWinograd = true;  // unrolled, GCC keeps sums twice
   using Input = int16_t;  // bytes are made words: AVX2 adds the products of bytes in 16 bits, which are too few
   using Weight = int16_t;
 
@@ -117,8 +117,9 @@ struct Avx2Layers {
   static int low(int count) { return count < 8 ? count : 8; }
   static __m256i load_half(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
   static __m256i dot(__m256i sum, __m256i x, __m256i w) {
-    // Adds in place: left to itself, GCC begins with all the products and then has no registers for the sums.
-    asm("vpaddd %1, %0, %0" : "+x"(sum) : "x"(_mm256_madd_epi16(x, w)));
+    // As one, in place: left to itself, GCC begins with all the products and then has no registers for the sums.
+    __m256i product;
+    asm("vpmaddwd %2, %3, %1\n\tvpaddd %1, %0, %0" : "+x"(sum), "=&x"(product) : "x"(w), "x"(x));
     return sum;
   }
 };

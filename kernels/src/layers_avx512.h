@@ -13,7 +13,7 @@ namespace {
 
 struct Avx512Layers {
   static constexpr int kRows = 8, kVectors = 2, kInputs = 4, kStored = 4;
-  static constexpr bool kWinograd = false;
+  static constexpr bool kUnrolled = true, kWinograd = false;
   using Input = uint8_t;
   using Weight = int8_t;
   using I = __m512i;

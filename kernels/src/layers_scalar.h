@@ -14,10 +14,10 @@ namespace {
 
 struct ScalarLayers {
   static constexpr int kLanes = int(kLayerLanes);
-  // A tile's pixels and vectors, inputs that are multiplied and pixels that are stored at once, and whether 3 x 3 layers may go by layers_winograd.h,
-  // which asks for more functions (layers_avx2.h has them).
+  // A tile's pixels and vectors, inputs that are multiplied and pixels that are stored at once, whether the inner loop
+  // is unrolled, and whether 3 x 3 layers may go by layers_winograd.h, which asks for more functions (layers_avx2.h has them).
   static constexpr int kRows = 8, kVectors = 2, kInputs = 4, kStored = 4;
-  static constexpr bool kWinograd = false;
+  static constexpr bool kUnrolled = true, kWinograd = false;
   using Input = uint8_t;
   using Weight = int8_t;
   struct I {

@@ -7,23 +7,36 @@
 namespace edge_hands {
 namespace {
 
-// Adds the products of `steps` times kInputs inputs of kRows pixels, from `from` on, to NR vectors of channels; their
+// Adds the products of kInputs inputs of kRows pixels, which begin at from[r] + k kInputs, to NR vectors of channels, whose
 // weights lie `block` apart.
+template <class V, int NR>
+EDGE_HANDS_INLINE void accumulate_step(typename V::I (&sum)[V::kRows][NR],
+                                       const typename V::Input* const (&from)[V::kRows], int64_t k,
+                                       const typename V::Weight* weight, int64_t block) {
+  typename V::W w[NR];
+#pragma GCC unroll 4
+  for (int j = 0; j < NR; ++j) w[j] = V::load_weights(weight + j * block);
+#pragma GCC unroll 8
+  for (int r = 0; r < V::kRows; ++r) {
+    const auto x = V::broadcast(from[r] + k * V::kInputs);
+#pragma GCC unroll 4
+    for (int j = 0; j < NR; ++j) sum[r][j] = V::dot(sum[r][j], x, w[j]);
+  }
+}
+
+// `steps` of these.
 template <class V, int NR>
 EDGE_HANDS_INLINE void accumulate(typename V::I (&sum)[V::kRows][NR],
                                   const typename V::Input* const (&from)[V::kRows],
                                   const typename V::Weight* weight, int64_t steps, int64_t block) {
+  if constexpr (V::kUnrolled) {
 #pragma GCC unroll 2
-  for (int64_t k = 0; k < steps; ++k, weight += kLayerLanes * V::kInputs) {
-    typename V::W w[NR];
-#pragma GCC unroll 4
-    for (int j = 0; j < NR; ++j) w[j] = V::load_weights(weight + j * block);
-#pragma GCC unroll 8
-    for (int r = 0; r < V::kRows; ++r) {
-      const auto x = V::broadcast(from[r] + k * V::kInputs);
-#pragma GCC unroll 4
-      for (int j = 0; j < NR; ++j) sum[r][j] = V::dot(sum[r][j], x, w[j]);
-    }
+    for (int64_t k = 0; k < steps; ++k, weight += kLayerLanes * V::kInputs)
+      accumulate_step<V, NR>(sum, from, k, weight, block);
+  } else {
+#pragma GCC unroll 1
+    for (int64_t k = 0; k < steps; ++k, weight += kLayerLanes * V::kInputs)
+      accumulate_step<V, NR>(sum, from, k, weight, block);
   }
 }
 
