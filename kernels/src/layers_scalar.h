@@ -1,6 +1,6 @@
 // Sixteen lanes as plain arrays, and the list of what a vector type of the layers must offer. A `count` below 16 keeps
-// loads of floats and stores to the first ones; missing lanes read as 0. Bytes lie in maps, with slack behind them: all 16 may
-// be read, and missing lanes may be anything.
+// loads of floats and stores to the first ones; missing lanes read as 0. Bytes lie in maps, with slack behind them: all
+// 16 may be read, and missing lanes may be anything.
 #pragma once
 
 #include <cmath>
@@ -14,8 +14,8 @@ namespace {
 
 struct ScalarLayers {
   static constexpr int kLanes = int(kLayerLanes);
-  // A tile's pixels and vectors, inputs that are multiplied and pixels that are stored at once, whether the inner loop
-  // is unrolled, and whether 3 x 3 layers may go by layers_winograd.h, which asks for more functions (layers_avx2.h has them).
+  // A tile's pixels and vectors, inputs that are multiplied and pixels that are stored at once; whether the inner loop is
+  // unrolled, and whether 3 x 3 layers may go by layers_winograd.h, which asks for more (layers_avx2.h has it).
   static constexpr int kRows = 8, kVectors = 2, kInputs = 4, kStored = 4;
   static constexpr bool kUnrolled = true, kWinograd = false;
   using Input = uint8_t;

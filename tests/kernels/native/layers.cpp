@@ -1,5 +1,6 @@
-// int8 convolutions of every row that has them against plain sums, to the byte: sizes that fill no vector and no tile, both
-// ways of a 3 x 3 layer, and the largest sums there are. Rows without int8 layers have nothing to check, so it prints no lines.
+// int8 convolutions of every row that has them against plain sums, to the byte: sizes that fill no vector and no tile,
+// both ways of a 3 x 3 layer, and the largest sums there are. Not every row has int8 layers, and every row prints the same
+// lines: these cases print none but failures.
 #include "edge_hands/layers.h"
 
 #include <algorithm>
