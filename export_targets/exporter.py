@@ -179,7 +179,7 @@ def _judge(forms: Forms, chosen: list[Form], device: Device, size: int) -> gate.
             budget = limits.memory_mb if device.local else None
             found.append(gate.Check("memory of loading and running", form.resident_bytes / 1e6, "MB", budget))
         if form.runtime == "litert" and limits.latency_ratio is not None:
-            ratio = form.latency_ms / forms.float_latency_ms
+            ratio = form.latency_ms / forms.float_latency_ms(form)
             found.append(gate.Check("latency over that of float32", ratio, "", limits.latency_ratio))
         if len(chosen) > 1:
             delegate = form.variant.config.get("backend", "")

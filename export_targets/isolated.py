@@ -7,7 +7,7 @@ them on the gate's samples, and this one, which may have none of it, judges them
 ``python -m edge_hands.export_targets.isolated`` reads one request, the arguments of ``Forms`` and ``Forms.get``, from
 a line of its standard input and writes one object a line: {"step": text} as often as it likes, then either
 {"result": ...} or {"error": name of the class, "message": text}. Arrays lie in the folder, in ``arrays.npz``. The
-process of a ``FloatTwin`` says that it is "converted" and is timed when another line comes.
+process of a ``FloatTwin`` says that it is "converted", and answers {"ms": milliseconds} for each further line, seconds.
 """
 
 from __future__ import annotations
@@ -65,17 +65,19 @@ class FloatTwin:
     """
 
     def __init__(self, python: str, source: Path) -> None:
-        self._child = _Child(python, {"source": str(source), "twin": True})
+        self._child, self._converted = _Child(python, {"source": str(source), "twin": True}), False
 
     def wait(self) -> None:
         """Until it is converted: what is timed here before that shares the machine with it."""
-        self._child.until(_CONVERTED)
+        if not self._converted:
+            self._child.until(_CONVERTED)
+            self._converted = True
 
-    def latency_ms(self) -> float:
-        """Of a call on one thread, measured when this is called first; the same number after that."""
+    def latency_ms(self, seconds: float = 1.0) -> float:
+        """Of a call on one thread: the least of those that the next so many seconds have room for."""
         self.wait()
-        self._child.say("time it")
-        return float(self._child.result(lambda text: None))
+        self._child.say(str(seconds))
+        return float(self._child.value("ms"))
 
     def close(self) -> None:
         """Ends it, whatever it does."""
@@ -102,29 +104,34 @@ class _Child:
         except BrokenPipeError:  # it is gone, and its error says why
             pass
 
-    def until(self, text: str, step: Step = lambda text: None) -> None:
-        """Passes on its steps until one is ``text``, or it has answered or ended."""
-        while self._last.get("step") != text and not self._last.keys() & {"result", "error"}:
-            if not (line := self._process.stdout.readline()):
-                break
-            try:
-                self._last = dict(json.loads(line))
-            except (ValueError, TypeError):
-                raise ExportError(f"{self._python} gave no answer: it wrote {line.strip()[:200]!r}") from None
+    def until(self, text: str) -> None:
+        """Until a step of it is ``text``, or it has answered or ended."""
+        while self._last.get("step") != text and not self._last.keys() & {"result", "error"} and self._read():
+            pass
+
+    def value(self, key: str, step: Step = lambda text: None) -> Any:
+        """What it says by this name; its steps are passed on."""
+        while not self._last.keys() & {key, "error"} and self._read():
             if "step" in self._last:
                 step(self._last["step"])
-
-    def result(self, step: Step) -> Any:
-        """What it answers; its steps are passed on."""
-        self.until("", step)
-        if "result" in self._last:
-            return self._last["result"]
+        if key in self._last:
+            return self._last.pop(key)
         if "error" in self._last:
             kind = {kind.__name__: kind for kind in EdgeHandsError.__subclasses__()}.get(self._last["error"])
             raise (kind or ExportError)(f"{self._last['message']} (in {self._python})")
         code = self._process.wait()
         self._stderr.seek(0)
         raise ExportError(f"{self._python} gave no answer: {_why(code, self._stderr.read())}")
+
+    def _read(self) -> bool:
+        """Whether it said another thing, which is ``_last`` then."""
+        if not (line := self._process.stdout.readline()):
+            return False
+        try:
+            self._last = dict(json.loads(line))
+        except (ValueError, TypeError):
+            raise ExportError(f"{self._python} gave no answer: it wrote {line.strip()[:200]!r}") from None
+        return True
 
     def close(self) -> None:
         self._process.kill()  # it has ended, unless this process is being interrupted or needs it no more
@@ -135,7 +142,7 @@ class _Child:
 def _ask(python: str, request: dict[str, Any], step: Step) -> Any:
     """The result of a request; its steps are passed on."""
     with closing(_Child(python, request)) as child:
-        return child.result(step)
+        return child.value("result", step)
 
 
 def _why(code: int, stderr: str) -> str:
@@ -162,14 +169,15 @@ def _packed(form: Any, place: int) -> tuple[dict[str, Any], gate.Arrays]:
     return plain | {"variant": form.variant.model_dump()}, arrays
 
 
-def _answer(request: dict[str, Any], step: Step) -> Any:
+def _answer(request: dict[str, Any], say: Callable[..., None]) -> Any:
     """The child's work."""
     if request["version"] != __version__:
         raise ExportError(f"edge_hands {__version__} is installed, {request['version']} asks: install the same version")
     if "twin" in request:
-        return _twin_ms(Path(request["source"]), step)
+        return _time_twin(Path(request["source"]), say)
     from edge_hands.export_targets.forms import Forms
 
+    step: Step = lambda text: say(step=text)  # noqa: E731
     folder = Path(request["folder"])
     made = Forms(Path(request["source"]), folder, request["data"], request["count"], step)
     if "limit_db" in request:
@@ -189,19 +197,27 @@ def _answer(request: dict[str, Any], step: Step) -> Any:
 _CONVERTED = "converted"
 
 
-def _twin_ms(source: Path, step: Step) -> float | None:
-    """The work of a ``FloatTwin``; None if nobody waits for it any more."""
+def _time_twin(source: Path, say: Callable[..., None]) -> None:
+    """The work of a ``FloatTwin``, until nobody asks any more."""
     from edge_hands import models
+    from edge_hands.bundle import write_manifest
     from edge_hands.export_targets import litert
+    from edge_hands.export_targets.manifest import make_manifest
     from edge_hands.quantization import checkpoint
     from edge_hands.quantization.fold import fold_batch_norms
+    from edge_hands.session import Session
 
     meta = checkpoint.load_meta(source)
     twin = models.create(meta.model, **meta.overrides)
-    predict = litert.predictor(litert.convert(fold_batch_norms(twin), quantized=False))
-    step(_CONVERTED)
-    size = twin.config.image_size
-    return gate.latency(predict, np.full((1, size, size, 3), 0.5, np.float32)) if sys.stdin.readline() else None
+    with tempfile.TemporaryDirectory() as folder:
+        variant = litert.export(fold_batch_norms(twin), source, Path(folder), quantized=False)
+        write_manifest(Path(folder), make_manifest(twin, meta, "gate", [variant], {}, Path(folder)))
+        say(step=_CONVERTED)
+        # As the int8 forms are timed: what a session does beside running the model is a fifth of a small one's time.
+        with Session.open(folder, runtime="litert", threads=1) as session:
+            image = np.full(session.manifest.input_shape, 0.5, np.float32)
+            for seconds in sys.stdin:
+                say(ms=gate.latency(lambda image: session.run({"image": image}), image, float(seconds)))
 
 
 def main() -> int:
@@ -213,7 +229,7 @@ def main() -> int:
             out.write(json.dumps(content) + "\n")
 
         try:
-            say(result=_answer(json.loads(sys.stdin.readline()), lambda text: say(step=text)))
+            say(result=_answer(json.loads(sys.stdin.readline()), say))
         except EdgeHandsError as error:
             say(error=type(error).__name__, message=str(error))
         except ImportError as error:

@@ -14,11 +14,10 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import torch
 from torch import nn
 from torch.fx import GraphModule
@@ -29,7 +28,6 @@ from edge_hands.export_targets import litert_native, portable
 from edge_hands.export_targets.coverage import of_litert
 from edge_hands.export_targets.quick_passes import quick_passes
 from edge_hands.kernels.delegate import delegate_path
-from edge_hands.quantization.qat import QuantizedModel
 
 #: The forms that ``export`` can write, and their files.
 FILES = {"portable": "model.tflite", "native": "model.native.tflite"}
@@ -38,9 +36,12 @@ SCANS = tuple(FILES)
 TOOLS = ("litert-torch", "ai-edge-litert", "torch", "torchao")
 
 
-def export(model: QuantizedModel, source: Path, out: Path, scan: str = "portable") -> Variant:
-    """Writes one of FILES (batch 1) to ``out`` and returns its entry for the manifest. Raises ExportError."""
-    content = convert(model, quantized=True, scan=scan)
+def export(model: nn.Module, source: Path, out: Path, scan: str = "portable", quantized: bool = True) -> Variant:
+    """Writes one of FILES (batch 1) to ``out``; its entry for the manifest. ``quantized``: as for ``convert``.
+
+    Raises ExportError.
+    """
+    content = convert(model, quantized, scan)
     (out / FILES[scan]).write_bytes(content)
     interpreter = _interpreter(content, scan)
     signature = interpreter.get_signature_list()["serving_default"]
@@ -82,12 +83,6 @@ def convert_module(module: nn.Module, inputs: dict[str, torch.Tensor], quantized
         converted = litert_torch.convert(module, sample_kwargs=inputs, quant_config=static if quantized else None)
         content = converted.model_content()
     return content if scan == "portable" else litert_native.fold_quantization(content)
-
-
-def predictor(content: bytes) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """Image (1, H, W, 3) float32 -> outputs of a portable flatbuffer, on one thread."""
-    runner = _interpreter(content, "portable").get_signature_runner()
-    return lambda image: runner(image=image)
 
 
 def _interpreter(content: bytes, scan: str):

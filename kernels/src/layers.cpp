@@ -25,12 +25,14 @@ void pack_linear(const float* weight, int64_t outputs, int64_t inputs, float* pa
       packed[(n / kLayerLanes * inputs + k) * kLayerLanes + n % kLayerLanes] = n < outputs ? weight[n * inputs + k] : 0;
 }
 
-void unit_rms(const float* x, int64_t rows, int64_t pitch, int64_t count, float epsilon, float* y) {
-  for (int64_t t = 0; t < rows; ++t, x += pitch, y += count) {
+void unit_rms(const Norm& n) {
+  const float* x = n.x;
+  float* y = n.y;
+  for (int64_t t = 0; t < n.rows; ++t, x += n.pitch, y += n.count) {
     float sum = 0.0f;
-    for (int64_t i = 0; i < count; ++i) sum += x[i] * x[i];
-    const float inverse = 1.0f / std::sqrt(sum / float(count) + epsilon);
-    for (int64_t i = 0; i < count; ++i) y[i] = x[i] * inverse;
+    for (int64_t i = 0; i < n.count; ++i) sum += x[i] * x[i];
+    const float inverse = 1.0f / std::sqrt(sum / float(n.count) + n.epsilon);
+    for (int64_t i = 0; i < n.count; ++i) y[i] = x[i] * inverse;
   }
 }
 

@@ -97,7 +97,7 @@ void combine_as(const Operand& value, int64_t rows, int64_t width, const Finish&
     const float* values = value.values ? value.values + y * width : nullptr;
     const uint8_t* bytes = value.bytes.data ? at(value.bytes, {y, 0}) : nullptr;
     const auto some = [&](int64_t n, int count) EDGE_HANDS_INLINE_LAMBDA {
-      if constexpr (combine == Combine::kMultiplyInt8) {
+      if constexpr (combine == Combine::kMultiplyInt8 || combine == Combine::kAddInt8) {
         const auto q = V::subtract(V::load_bytes(bytes + n, count), V::set(value.zero));
         finish<V, combine>(f, places, q, V::to_float(q), n, count);
       } else {
@@ -106,6 +106,18 @@ void combine_as(const Operand& value, int64_t rows, int64_t width, const Finish&
       }
     };
     int64_t n = 0;
+    if (combine == Combine::kAffine && values && !places.values)  // to bytes alone: several vectors are rounded at once
+      for (; n + V::kStored * kLayerLanes <= width; n += V::kStored * kLayerLanes) {
+        uint8_t* to[V::kStored];
+        typename V::F scaled[V::kStored];
+#pragma GCC unroll 4
+        for (int i = 0; i < V::kStored; ++i) {
+          to[i] = places.bytes + n + i * kLayerLanes;
+          const auto real = V::multiply(V::load(values + n + i * kLayerLanes), V::set(f.factor));
+          scaled[i] = V::multiply(V::subtract(real, V::set(f.shift)), V::set(f.target.inverse));
+        }
+        V::store_rounded(to, scaled, f.target.zero, 0);
+      }
     for (; n + kLayerLanes <= width; n += kLayerLanes) some(n, int(kLayerLanes));
     if (n < width) some(n, int(width - n));
   }
@@ -122,6 +134,8 @@ void combine(const Operand& value, int64_t rows, int64_t width, const Finish& f)
       return combine_as<V, Combine::kMultiply>(value, rows, width, f);
     case Combine::kMultiplyInt8:
       return combine_as<V, Combine::kMultiplyInt8>(value, rows, width, f);
+    case Combine::kAddInt8:
+      return combine_as<V, Combine::kAddInt8>(value, rows, width, f);
     case Combine::kAffine:
       return combine_as<V, Combine::kAffine>(value, rows, width, f);
   }
@@ -162,10 +176,23 @@ void soft_argmax(const SoftArgmax& s) {
   }
 }
 
+// A template only to be compiled with each row's flags: without its own instruction, fma is a call.
+template <class S>
+void refined_rms(const Norm& n) {
+  const float* x = n.x;
+  float* y = n.y;
+  for (int64_t t = 0; t < n.rows; ++t, x += n.pitch, y += n.count) {
+    float mean = n.epsilon;
+    for (int64_t i = 0; i < n.count; ++i) mean = __builtin_fmaf(x[i] * x[i], n.each, mean);
+    const float root = __builtin_sqrtf(mean), inverse = 1.0f / ((root + mean / root) * 0.5f);
+    for (int64_t i = 0; i < n.count; ++i) y[i] = x[i] * inverse;
+  }
+}
+
 template <class V, class S>
 constexpr LayerKernels make_layers() {
-  return {pack<V>,      packed_bytes<V>, scratch_bytes<V>, convolve<V>,
-          depthwise<V>, linear<V>,       combine<V>,       soft_argmax<S>};
+  return {pack<V>,   packed_bytes<V>, scratch_bytes<V>, convolve<V>,   depthwise<V>,
+          linear<V>, combine<V>,      soft_argmax<S>,   refined_rms<S>};
 }
 
 }  // namespace

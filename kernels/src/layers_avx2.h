@@ -14,6 +14,7 @@ namespace {
 
 struct Avx2Layers {
   static constexpr int kRows = 6, kVectors = 1, kInputs = 2, kStored = 2;  // sums in 12 of 16 registers
+  static constexpr int kNarrow = 8;
   static constexpr bool kUnrolled = false, kWinograd = true;  // unrolled, GCC keeps sums twice
   using Input = int16_t;  // bytes are made words: AVX2 adds the products of bytes in 16 bits, which are too few
   using Weight = int16_t;
@@ -60,23 +61,44 @@ struct Avx2Layers {
   static F fma(F x, F y, F z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
   static I max(I x, I y) { return {_mm256_max_epi32(x.a, y.a), _mm256_max_epi32(x.b, y.b)}; }
   static F min(F x, F y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
+  static I shift_right(I v, int bits) { return {_mm256_srai_epi32(v.a, bits), _mm256_srai_epi32(v.b, bits)}; }
   static F to_float(I v) { return {_mm256_cvtepi32_ps(v.a), _mm256_cvtepi32_ps(v.b)}; }
   static I round(F v) { return {_mm256_cvtps_epi32(v.a), _mm256_cvtps_epi32(v.b)}; }
 
   static void fetch(const char* p) { _mm_prefetch(p, _MM_HINT_T1); }
 
-  // Two pixels. Saturates on the way: to int16, by the zero point, to bytes.
+  // Two pixels.
   static void store_rounded(uint8_t* const (&to)[kStored], const F (&values)[kStored], int32_t zero, int32_t low) {
-    const auto words = [&](F v) {
-      const I whole = round(min(v, set(32767.0f)));
-      return _mm256_adds_epi16(_mm256_packs_epi32(whole.a, whole.b), _mm256_set1_epi16(int16_t(zero)));
-    };
-    const __m256i bytes =
-        _mm256_max_epu8(_mm256_packus_epi16(words(values[0]), words(values[1])), _mm256_set1_epi8(char(low)));
-    // Half a register holds half of each eight channels, of both pixels.
-    const __m256i sorted = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    const __m256i sorted = rounded(values[0], values[1], zero, low);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to[0]), _mm256_castsi256_si128(sorted));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to[1]), _mm256_extracti128_si256(sorted, 1));
+  }
+
+  // What the inner loop needs, with sums in one register: of a layer with no more channels, two would be half empty.
+  struct Narrow {
+    static constexpr int kRows = 8, kInputs = Avx2Layers::kInputs;
+    static constexpr bool kUnrolled = Avx2Layers::kUnrolled;
+    using Input = Avx2Layers::Input;
+    using Weight = Avx2Layers::Weight;
+    using I = __m256i;
+    using W = __m256i;
+    static I load(const int32_t* p) { return load_half(p); }
+    static W load_weights(const Weight* p) { return load_half(p); }
+    static __m256i broadcast(const Input* p) { return Avx2Layers::broadcast(p); }
+    static I dot(I sum, __m256i x, W w) { return Avx2Layers::dot(sum, x, w); }
+  };
+  static I widened(__m256i narrow) { return {narrow, _mm256_setzero_si256()}; }
+  // As above, of kNarrow channels of four pixels.
+  static void store_rounded(uint8_t* const (&to)[4], const __m256i (&sums)[4], const float* scale, int32_t zero,
+                            int32_t low) {
+    const __m256 by = _mm256_loadu_ps(scale);
+    const auto two = [&](__m256i x, __m256i y) { return multiply(to_float(I{x, y}), F{by, by}); };
+    const __m256i sorted = rounded(two(sums[0], sums[1]), two(sums[2], sums[3]), zero, low);
+    const __m128i first = _mm256_castsi256_si128(sorted), second = _mm256_extracti128_si256(sorted, 1);
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(to[0]), first);
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(to[1]), _mm_unpackhi_epi64(first, first));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(to[2]), second);
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(to[3]), _mm_unpackhi_epi64(second, second));
   }
 
   static size_t inputs_bytes(const Bytes& map) {
@@ -99,7 +121,7 @@ struct Avx2Layers {
     return {_mm256_add_epi32(sum.a, _mm256_madd_epi16(x.a, y.a)), _mm256_add_epi32(sum.b, _mm256_madd_epi16(x.b, y.b))};
   }
 
-  // For layers_winograd.h: sixteen words, and a fourth of whole fours.
+  // For layers_winograd.h: sixteen words.
   using Words = __m256i;
   static Words load_words(const uint8_t* p) {
     return _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
@@ -111,9 +133,18 @@ struct Avx2Layers {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v.a);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8), v.b);
   }
-  static I quarter(I v) { return {_mm256_srai_epi32(v.a, 2), _mm256_srai_epi32(v.b, 2)}; }
 
  private:
+  // Four times eight values as bytes, side by side. Saturates on the way: to int16, by the zero point, to bytes.
+  static __m256i rounded(F x, F y, int32_t zero, int32_t low) {
+    const auto words = [&](F v) {
+      const I whole = round(min(v, set(32767.0f)));
+      return _mm256_adds_epi16(_mm256_packs_epi32(whole.a, whole.b), _mm256_set1_epi16(int16_t(zero)));
+    };
+    const __m256i bytes = _mm256_max_epu8(_mm256_packus_epi16(words(x), words(y)), _mm256_set1_epi8(char(low)));
+    // Half a register holds half of each eight.
+    return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+  }
   static int low(int count) { return count < 8 ? count : 8; }
   static __m256i load_half(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
   static __m256i dot(__m256i sum, __m256i x, __m256i w) {

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstring>
+#include <type_traits>
 
 #include "edge_hands/layers.h"
 #include "layers_tile.h"
@@ -39,39 +40,42 @@ class Walk {
   const typename V::Input *line_, *from_;
 };
 
-// One tile: the next `rows` pixels, vectors of channels from n on.
-template <class V, int NR, Combine combine, bool plain>
+// One tile: the next `rows` pixels, vectors of channels from n on, summed by T: V or V::Narrow.
+template <class V, class T, int NR, Combine combine, bool plain>
 EDGE_HANDS_INLINE void convolution_tile(const Convolution& c, Walk<V>& walk, int rows, int64_t n) {
   const int64_t pitch = c.in.pitch(), steps = whole(int64_t(c.side) * c.in.channels, V::kInputs);
   const int64_t line = steps * kLayerLanes * V::kInputs, block = c.side * line;
   const auto* weight = static_cast<const typename V::Weight*>(c.weight) + n / kLayerLanes * block;
-  const typename V::Input* from[V::kRows];
-  Pixel to[V::kRows];
-#pragma GCC unroll 8
-  for (int r = 0; r < V::kRows; ++r) {
+  const typename V::Input* from[T::kRows];
+  Pixel to[T::kRows];
+#pragma GCC unroll 16
+  for (int r = 0; r < T::kRows; ++r) {
     to[r] = walk.pixel(), from[r] = walk.from();
     if (r + 1 < rows) walk.go_on();  // the last one again, where there are no more
   }
   walk.go_on();
-  typename V::I sum[V::kRows][NR];
-#pragma GCC unroll 8
-  for (int r = 0; r < V::kRows; ++r)
+  typename T::I sum[T::kRows][NR];
+#pragma GCC unroll 16
+  for (int r = 0; r < T::kRows; ++r)
 #pragma GCC unroll 4
-    for (int j = 0; j < NR; ++j) sum[r][j] = V::load(c.bias + n + j * kLayerLanes);
+    for (int j = 0; j < NR; ++j) sum[r][j] = T::load(c.bias + n + j * kLayerLanes);
   for (int y = 0; y < c.side; ++y, weight += line) {
-    accumulate<V, NR>(sum, from, weight, steps, block);
-    for (int r = 0; r < V::kRows; ++r) from[r] += pitch;
+    accumulate<T, NR>(sum, from, weight, steps, block);
+    for (int r = 0; r < T::kRows; ++r) from[r] += pitch;
   }
-  finish_tile<V, NR, combine, plain>(c, sum, to, rows, n);
+  if constexpr (std::is_same_v<T, V>)
+    finish_tile<V, NR, combine, plain>(c, sum, to, rows, n);
+  else
+    finish_narrow<V, combine, plain>(c, sum, to, rows, n);
 }
 
-template <class V, int NR, Combine combine, bool plain>
+template <class V, class T, int NR, Combine combine, bool plain>
 void convolution_columns(const Convolution& c, const typename V::Input* in, int64_t n, Fetching<V>& fetching) {
   const int64_t pixels = int64_t(c.height) * c.width;
   Walk<V> walk(c, in);
-  for (int64_t m = 0; m < pixels; m += V::kRows) {
+  for (int64_t m = 0; m < pixels; m += T::kRows) {
     fetching.some();
-    convolution_tile<V, NR, combine, plain>(c, walk, pixels - m < V::kRows ? int(pixels - m) : V::kRows, n);
+    convolution_tile<V, T, NR, combine, plain>(c, walk, pixels - m < T::kRows ? int(pixels - m) : T::kRows, n);
   }
 }
 
@@ -82,10 +86,13 @@ void convolution_as(const Convolution& c) {
   constexpr int64_t kWidth = V::kVectors * kLayerLanes;
   const typename V::Input* in = V::inputs(c.in, c.scratch);
   Fetching<V> fetching(c.ahead, whole(c.channels, kWidth) * whole(int64_t(c.height) * c.width, V::kRows));
-  for (int64_t n = 0; n < c.channels; n += kWidth)
+  int64_t n = 0;
+  for (; c.channels - n > V::kNarrow; n += kWidth)
     V::kVectors == 1 || c.channels - n <= kLayerLanes
-        ? convolution_columns<V, 1, combine, plain>(c, in, n, fetching)
-        : convolution_columns<V, V::kVectors, combine, plain>(c, in, n, fetching);
+        ? convolution_columns<V, V, 1, combine, plain>(c, in, n, fetching)
+        : convolution_columns<V, V, V::kVectors, combine, plain>(c, in, n, fetching);
+  if constexpr (V::kNarrow > 0)
+    if (n < c.channels) convolution_columns<V, typename V::Narrow, 1, combine, plain>(c, in, n, fetching);
 }
 
 template <class V>
@@ -100,6 +107,8 @@ void convolve(const Convolution& c) {
       return convolution_as<V, Combine::kMultiply, false>(c);
     case Combine::kMultiplyInt8:
       return convolution_as<V, Combine::kMultiplyInt8, false>(c);
+    case Combine::kAddInt8:
+      return convolution_as<V, Combine::kAddInt8, false>(c);
     case Combine::kAffine:
       return convolution_as<V, Combine::kAffine, false>(c);
   }

@@ -53,6 +53,13 @@ EDGE_HANDS_INLINE void finish(const Finish& f, const Places& p, typename V::I q,
     store_rounded<V>(p.bytes + n, scaled, f.target.zero, 0, count);
     return;
   }
+  if constexpr (combine == Combine::kAddInt8) {  // so does q here
+    const auto other = V::subtract(V::load_bytes(p.other_bytes + n, count), V::set(f.other.zero));
+    const auto sum = V::add(V::multiply(q, V::set(f.own)), V::multiply(other, V::set(f.others)));
+    const auto shifted = V::shift_right(V::add(sum, V::set(int32_t(1) << (f.bits - 1))), f.bits);
+    V::store_bytes(p.bytes + n, V::max(V::add(shifted, V::set(f.target.zero)), V::set(int32_t(0))), count);
+    return;
+  }
   if constexpr (combine == Combine::kAdd)
     value = V::add(value, operand<V>(p.other, p.other_bytes, f.other.step, f.other.zero, n, count));
   if constexpr (combine == Combine::kMultiply)

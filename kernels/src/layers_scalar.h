@@ -14,9 +14,10 @@ namespace {
 
 struct ScalarLayers {
   static constexpr int kLanes = int(kLayerLanes);
-  // A tile's pixels and vectors, inputs that are multiplied and pixels that are stored at once; whether the inner loop is
-  // unrolled, and whether 3 x 3 layers may go by layers_winograd.h, which asks for more (layers_avx2.h has it).
+  // A tile's pixels and vectors, inputs that are multiplied and pixels that are stored at once; up to how many channels
+  // V::Narrow is used, which holds the sums of no more, and V::widened(...) of them; whether the inner loop is unrolled, and whether 3 x 3 layers may go by layers_winograd.h, which asks for more (layers_avx2.h has it).
   static constexpr int kRows = 8, kVectors = 2, kInputs = 4, kStored = 4;
+  static constexpr int kNarrow = 0;
   static constexpr bool kUnrolled = true, kWinograd = false;
   using Input = uint8_t;
   using Weight = int8_t;
@@ -57,6 +58,7 @@ struct ScalarLayers {
   static F fma(const F& a, const F& b, const F& c) { return each<F>([&](int i) { return a.v[i] * b.v[i] + c.v[i]; }); }
   static I max(const I& a, const I& b) { return each<I>([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; }); }
   static F min(const F& a, const F& b) { return each<F>([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; }); }
+  static I shift_right(const I& a, int bits) { return each<I>([&](int i) { return a.v[i] >> bits; }); }
   static F to_float(const I& a) { return each<F>([&](int i) { return float(a.v[i]); }); }
   // To the nearest, halves to even; what lies below all integers becomes so small that a zero point changes nothing.
   static I round(const F& a) {

@@ -16,7 +16,7 @@ EDGE_HANDS_INLINE void accumulate_step(typename V::I (&sum)[V::kRows][NR],
   typename V::W w[NR];
 #pragma GCC unroll 4
   for (int j = 0; j < NR; ++j) w[j] = V::load_weights(weight + j * block);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int r = 0; r < V::kRows; ++r) {
     const auto x = V::broadcast(from[r] + k * V::kInputs);
 #pragma GCC unroll 4
@@ -71,7 +71,7 @@ EDGE_HANDS_INLINE void finish_tile(const Convolution& c, const typename V::I (&s
       return;
     }
   }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
     if (r >= rows) return;
     const Places places(c.finish, to[r].y * c.width + to[r].x, to[r], c.channels);
@@ -90,6 +90,26 @@ EDGE_HANDS_INLINE void finish_tile(const Convolution& c, const typename V::I (&s
       }
     }
   }
+}
+
+// As `finish_tile`, of sums of V::Narrow.
+template <class V, Combine combine, bool plain, int R>
+EDGE_HANDS_INLINE void finish_narrow(const Convolution& c, const typename V::Narrow::I (&sum)[R][1],
+                                     const Pixel (&to)[R], int rows, int64_t n) {
+  if (plain && c.channels - n == V::kNarrow) {
+    const Bytes& out = c.finish.target.bytes;
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r += 4) {
+      uint8_t* const places[4] = {at(out, to[r]) + n, at(out, to[r + 1]) + n, at(out, to[r + 2]) + n, at(out, to[r + 3]) + n};
+      const typename V::Narrow::I sums[4] = {sum[r][0], sum[r + 1][0], sum[r + 2][0], sum[r + 3][0]};
+      V::store_rounded(places, sums, c.scale + n, c.zero, c.low);
+    }
+    return;
+  }
+  typename V::I wide[R][1];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) wide[r][0] = V::widened(sum[r][0]);
+  finish_tile<V, 1, combine, plain>(c, wide, to, rows, n);
 }
 
 // Fetches, with each of a layer's `parts`, a share of what later layers read.

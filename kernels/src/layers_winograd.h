@@ -130,8 +130,8 @@ EDGE_HANDS_INLINE void outputs_of(const int32_t* sums, int64_t patches, int64_t 
     below[x] = V::subtract(V::subtract(m(1), m(2)), m(3));
   }
   const auto two = [&](const typename V::I(&m)[4], typename V::I& left, typename V::I& right) {
-    left = V::add(V::quarter(V::add(V::add(m[0], m[1]), m[2])), bias);
-    right = V::add(V::quarter(V::subtract(V::subtract(m[1], m[2]), m[3])), bias);
+    left = V::add(V::shift_right(V::add(V::add(m[0], m[1]), m[2]), 2), bias);
+    right = V::add(V::shift_right(V::subtract(V::subtract(m[1], m[2]), m[3]), 2), bias);
   };
   two(above, out[0][0], out[1][0]);
   two(below, out[2][0], out[3][0]);

@@ -26,7 +26,13 @@ struct Avx2 {
   static F load(const float* p) { return _mm256_loadu_ps(p); }
   static F load(const float* p, int n) { return _mm256_maskload_ps(p, mask(n)); }
   static void store(float* p, F v) { _mm256_storeu_ps(p, v); }
-  static void store(float* p, F v, int n) { _mm256_maskstore_ps(p, mask(n), v); }
+  static void store(float* p, F v, int n) {  // in pieces: a masked store takes AMD's CPUs as long as a dozen of these
+    if (n == lanes) return store(p, v);
+    __m128 part = _mm256_castps256_ps128(v);
+    if (n & 4) _mm_storeu_ps(p, part), p += 4, part = _mm256_extractf128_ps(v, 1);
+    if (n & 2) _mm_storel_pi(reinterpret_cast<__m64*>(p), part), p += 2, part = _mm_movehl_ps(part, part);
+    if (n & 1) _mm_store_ss(p, part);
+  }
   static F add(F a, F b) { return _mm256_add_ps(a, b); }
   static F sub(F a, F b) { return _mm256_sub_ps(a, b); }
   static F mul(F a, F b) { return _mm256_mul_ps(a, b); }

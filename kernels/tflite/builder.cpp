@@ -19,7 +19,7 @@ Builder::Builder(Program& program, const Graph& graph, const TfLiteIntArray& out
       outputs_(outputs.data, outputs.data + outputs.size) {}
 
 void Builder::build() {
-  find_decodes();
+  find_patterns();
   find_aliases();
   find_borders();
   weights_left_ = weight_bytes();
@@ -94,12 +94,15 @@ int Builder::root(int tensor) const {
   return tensor;
 }
 
-// A decode happens where its softmax stands: all that it reads has been made by then.
-void Builder::find_decodes() {
-  for (const Node& node : graph_.nodes())
-    if (node.code == kSoftmax)
-      for (const int part : decode_at(graph_, node).nodes)
-        if (part != graph_.position(node)) done_.insert(part);
+// A decode happens where its softmax stands, a norm where its inverse root does: all that it reads has been made by then.
+void Builder::find_patterns() {
+  for (const Node& node : graph_.nodes()) {
+    std::vector<int> parts;
+    if (node.code == kSoftmax) parts = decode_at(graph_, node).nodes;
+    if (node.code == kRsqrt || node.code == kDiv) parts = unit_rms_at(graph_, node).nodes;
+    for (const int part : parts)
+      if (part != graph_.position(node)) done_.insert(part);
+  }
 }
 
 void Builder::find_aliases() {
@@ -157,13 +160,13 @@ void Builder::add_outputs() {
     if (is_int8(tensor(y)) && !(graph_.maker(y) && graph_.maker(y)->scan)) copy_out(y);
 }
 
-// Whether a layer's only use is as float32, or in one product of int8.
+// Whether a layer's only use is as float32, or in one sum or product of int8.
 bool Builder::waits(const Node& layer) const {
   const int y = layer.outputs[0];
   const Node* reader = graph_.reader(y);
   if (leaves(y) || !reader) return false;
   if (reader->code == kDequantize) return true;
-  return reader->code == kMul && reader->inputs[0] != reader->inputs[1];
+  return (reader->code == kMul || reader->code == kAdd) && reader->inputs[0] != reader->inputs[1];
 }
 
 void Builder::add_node(const Node& node) {
@@ -180,8 +183,7 @@ void Builder::add_node(const Node& node) {
       return add_depthwise(node);
     case kAdd:
     case kMul:
-      if (is_constant(tensor(node.inputs[1])) || node.inputs[0] == node.inputs[1]) return;  // with what it is part of
-      if (const Node* maker = graph_.maker(node.inputs[1]); maker && maker->code == kRsqrt) return;
+      if (is_constant(tensor(node.inputs[1]))) return;  // with the quantisation that it is part of
       return add_pair(node);
     case kQuantize:
       return add_quantize(node);
@@ -198,6 +200,7 @@ void Builder::add_node(const Node& node) {
     case kSoftmax:
       return add_decode(decode_at(graph_, node));
     case kRsqrt:
+    case kDiv:
       return add_unit_rms(unit_rms_at(graph_, node));
     case kResizeNearest:
       return add_doubling(node);

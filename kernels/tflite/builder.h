@@ -54,7 +54,7 @@ class Builder {
   template <class Fn>
   void step(Fn fn);
 
-  void find_decodes();
+  void find_patterns();
   void find_aliases();
   void find_borders();
   void add_inputs();

@@ -1,5 +1,6 @@
 // One step, or one with what follows it, for each kind of node.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "builder.h"
@@ -9,6 +10,13 @@ namespace edge_hands::tflite {
 namespace {
 
 constexpr int kRelu = 1;
+
+// The multipliers of a sum of int8, the larger with 21 bits, from the steps of what is added in those of the sum: XNNPACK's.
+void set_sum(Finish& finish, float own, float others) {
+  finish.bits = 20 - std::ilogb(std::max(own, others));
+  finish.own = int32_t(std::lrint(std::ldexp(own, finish.bits)));
+  finish.others = int32_t(std::lrint(std::ldexp(others, finish.bits)));
+}
 
 }  // namespace
 
@@ -114,9 +122,14 @@ void Builder::add_pair(const Node& node) {
   Finish finish;
   if (is_int8(tensor(y))) {
     const Map other = made(b);
-    finish.combine = Combine::kMultiplyInt8;
     finish.other.bytes = other.bytes, finish.other.zero = other.zero;
-    finish.product = tensor(node.inputs[0]).params.scale * tensor(node.inputs[1]).params.scale / tensor(y).params.scale;
+    if (node.code == kAdd) {
+      finish.combine = Combine::kAddInt8;
+      set_sum(finish, tensor(a).params.scale / tensor(y).params.scale, tensor(b).params.scale / tensor(y).params.scale);
+    } else {
+      finish.combine = Combine::kMultiplyInt8;
+      finish.product = tensor(node.inputs[0]).params.scale * tensor(node.inputs[1]).params.scale / tensor(y).params.scale;
+    }
     Map& to = map(y);
     finish.target.bytes = to.bytes, finish.target.zero = to.zero;
     if (layer) {
@@ -176,11 +189,13 @@ void Builder::add_combine(const Read& value, const Image& shape, Finish finish, 
 
 void Builder::add_unit_rms(const UnitRms& rms) {
   const int x = floats(rms.x);
-  const int64_t rows = int64_t(elements(tensor(rms.x)) / size_t(rms.width));
+  Norm norm;
+  norm.rows = int64_t(elements(tensor(rms.x)) / size_t(rms.width)), norm.pitch = rms.width, norm.count = rms.count;
+  norm.each = rms.each, norm.epsilon = rms.epsilon;
   place(rms.y);
-  step([x, rows, rms, program = &program_] {
-    const float* from = program->floats(x) + rms.first;
-    unit_rms(from, rows, rms.width, rms.count, rms.epsilon, program->floats(rms.y));
+  step([norm, x, rms, run = rms.each ? kernels_.refined_rms : unit_rms, program = &program_]() mutable {
+    norm.x = program->floats(x) + rms.first, norm.y = program->floats(rms.y);
+    run(norm);
   });
 }
 

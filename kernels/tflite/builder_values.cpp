@@ -5,6 +5,15 @@
 
 namespace edge_hands::tflite {
 
+namespace {
+
+// Between int8 and the bytes of maps. A function of its own, or the compiler would take what it writes for its pointers.
+void change_signs(const uint8_t* from, int64_t count, uint8_t* to) {
+  for (int64_t i = 0; i < count; ++i) to[i] = from[i] ^ 0x80;
+}
+
+}  // namespace
+
 Builder::Map& Builder::map(int index) {
   const int t = root(index);
   if (const auto found = maps_.find(t); found != maps_.end()) return found->second;
@@ -103,8 +112,7 @@ void Builder::copy_in(int index) {
     const auto* from = static_cast<const uint8_t*>(mine ? mine : context->tensors[index].data);
     if (!from) return "a tensor has no data.";
     const int64_t width = int64_t(b.width) * b.channels;
-    for (int64_t y = 0; y < b.height; ++y)
-      for (int64_t i = 0; i < width; ++i) b.data[y * b.pitch() + i] = from[y * width + i] ^ 0x80;
+    for (int64_t y = 0; y < b.height; ++y) change_signs(from + y * width, width, b.data + y * b.pitch());
     return "";
   });
 }
@@ -117,8 +125,7 @@ void Builder::copy_out(int index) {
     auto* to = static_cast<uint8_t*>(mine ? mine : context->tensors[index].data);
     if (!to) return "a tensor has no data.";
     const int64_t width = int64_t(b.width) * b.channels;
-    for (int64_t y = 0; y < b.height; ++y)
-      for (int64_t i = 0; i < width; ++i) to[y * width + i] = b.data[y * b.pitch() + i] ^ 0x80;
+    for (int64_t y = 0; y < b.height; ++y) change_signs(b.data + y * b.pitch(), width, to + y * width);
     return "";
   });
 }

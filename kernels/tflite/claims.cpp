@@ -71,12 +71,22 @@ bool is_doubling(const Graph& g, const Node& n) {
          out == Image{2 * in.height, 2 * in.width, in.channels};
 }
 
+// Whether XNNPACK adds these int8 values: the runtime's own sums are rounded in another way.
+bool has_sum_steps(const TfLiteTensor& a, const TfLiteTensor& b, const TfLiteTensor& y) {
+  const auto fits = [&](const TfLiteTensor& x) {
+    const float step = x.params.scale / y.params.scale;
+    return step >= 0x1p-10f && step < 0x1p8f;
+  };
+  return fits(a) && fits(b);
+}
+
 // The product or sum of two tensors that are computed, of one shape.
 bool is_pairwise(const Graph& g, const Node& n) {
   const TfLiteTensor &a = g.tensor(n.inputs[0]), &b = g.tensor(n.inputs[1]), &y = g.tensor(n.outputs[0]);
   if (n.conv.activation || n.inputs[0] == n.inputs[1] || !same_shape(a, b) || !same_shape(a, y) || !image_of(y)) return false;
   if (is_constant(a) || is_constant(b)) return false;
-  return (is_float(a) && is_float(b) && is_float(y)) || (n.code == kMul && is_int8(a) && is_int8(b) && is_int8(y));
+  if (is_float(a)) return is_float(b) && is_float(y);
+  return is_int8(a) && is_int8(b) && is_int8(y) && (n.code == kMul || has_sum_steps(a, b, y));
 }
 
 // Whether a node, taken alone, is one that we can run.
@@ -155,29 +165,31 @@ std::vector<bool> claimed_nodes(const Graph& graph, bool layers) {
   if (!layers || std::none_of(nodes.begin(), nodes.end(), is_layer)) return taken;
   if (std::any_of(nodes.begin(), nodes.end(), is_resized)) return taken;
 
-  std::vector<bool> decoded(nodes.size());  // taken as a whole
+  std::vector<bool> part(nodes.size());  // of what is taken as a whole
   const auto made_by_us = [&](int tensor) {
     const Node* maker = graph.maker(tensor);
     return maker && taken[size_t(graph.position(*maker))];
   };
+  // Layers begin anywhere; what lies between them is ours only behind something that is.
+  const auto begins = [&](const Node& n) { return is_layer(n) || n.code == kQuantize || n.code == kPad; };
+  const auto follows = [&](const Node& n) { return std::any_of(n.inputs.begin(), n.inputs.end(), made_by_us); };
   for (size_t i = 0; i < nodes.size(); ++i) {
     const Node& node = nodes[i];
     if (taken[i] || node.inputs.empty() || node.outputs.empty()) continue;
-    if (node.code == kRsqrt) {
+    if (node.code == kRsqrt || node.code == kDiv) {
       if (const UnitRms found = unit_rms_at(graph, node); found && made_by_us(found.x))
-        for (const int part : found.nodes) taken[size_t(part)] = true;
+        for (const int n : found.nodes) taken[size_t(n)] = part[size_t(n)] = true;
     } else if (node.code == kSoftmax) {
       if (const Decode found = decode_at(graph, node); found && made_by_us(found.maps))
-        for (const int part : found.nodes) taken[size_t(part)] = true, decoded[size_t(part)] = true;
+        for (const int n : found.nodes) taken[size_t(n)] = part[size_t(n)] = true;
     } else if (node.code == kTranspose) {
       if (const int source = transposed_back(graph, node); source >= 0 && made_by_us(source))
         taken[i] = taken[size_t(graph.position(*graph.maker(node.inputs[0])))] = true;
     } else if (is_known(graph, node)) {
-      // Layers begin anywhere; what lies between them is ours only behind something that is.
-      const bool begins = is_layer(node) || node.code == kQuantize || node.code == kPad;
-      taken[i] = begins || std::any_of(node.inputs.begin(), node.inputs.end(), made_by_us);
+      taken[i] = begins(node) || follows(node);
       if (const Affine affine = node.code == kQuantize ? affine_before(graph, node) : Affine{})
-        taken[size_t(graph.position(*affine.product))] = taken[size_t(graph.position(*affine.difference))] = true;
+        for (const Node* before : {affine.product, affine.difference})
+          taken[size_t(graph.position(*before))] = part[size_t(graph.position(*before))] = true;
     }
   }
 
@@ -186,24 +198,20 @@ std::vector<bool> claimed_nodes(const Graph& graph, bool layers) {
     changed = false;
     for (size_t i = 0; i < nodes.size(); ++i) {
       const Node& node = nodes[i];
-      if (!taken[i] || node.scan || decoded[i]) continue;
+      if (!taken[i] || node.scan || part[i]) continue;
       const auto all_readers = [&](auto wanted) {
         const auto& readers = graph.readers(node.outputs[0]);
         return !readers.empty() && std::all_of(readers.begin(), readers.end(), [&](int r) {
           return taken[size_t(r)] && wanted(nodes[size_t(r)]);
         });
       };
-      bool keep = true;
+      bool keep = begins(node) || follows(node);
       if (node.code == kPad)
-        keep = all_readers([&](const Node& r) { return r.code == kConv && r.conv.padding == kValid && is_layer(r); });
+        keep &= all_readers([&](const Node& r) { return r.code == kConv && r.conv.padding == kValid && is_layer(r); });
       if (node.code == kTranspose && transposed_back(graph, node) < 0)
-        keep = all_readers([&](const Node& r) { return transposed_back(graph, r) >= 0; });
-      if (node.code == kTranspose && transposed_back(graph, node) >= 0)
-        keep = taken[size_t(graph.position(*graph.maker(node.inputs[0])))];
-      if (node.code == kReshape && is_int8(graph.tensor(node.inputs[0])))
-        keep = all_readers([](const Node& r) { return r.code == kDequantize; });
-      if (node.code == kReshape && is_float(graph.tensor(node.inputs[0])))
-        keep = made_by_us(node.inputs[0]) && all_readers([](const Node&) { return true; });
+        keep &= all_readers([&](const Node& r) { return transposed_back(graph, r) >= 0; });
+      if (node.code == kReshape)
+        keep &= all_readers([&](const Node& r) { return !is_int8(graph.tensor(node.inputs[0])) || r.code == kDequantize; });
       if (!keep) taken[i] = false, changed = true;
     }
   }

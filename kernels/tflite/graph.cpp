@@ -1,5 +1,6 @@
 #include "graph.h"
 
+#include <algorithm>
 #include <cstring>
 #include <stdexcept>
 
@@ -19,7 +20,7 @@ bool has_inputs(const Node& node) {
   for (size_t i = 0; i < node.inputs.size(); ++i)
     if (node.inputs[i] < 0 && !(node.code == kFullyConnected && i == 2)) return false;
   const bool one = node.code == kDequantize || node.code == kQuantize || node.code == kReshape || node.code == kRsqrt ||
-                   node.code == kSoftmax;
+                   node.code == kSqrt || node.code == kSoftmax;
   const bool three = node.code == kConv || node.code == kDepthwise;
   return !node.outputs.empty() && node.outputs[0] >= 0 && node.inputs.size() >= (one ? 1u : three ? 3u : 2u);
 }
@@ -48,7 +49,7 @@ Graph::Graph(TfLiteContext* context, const TfLiteIntArray& indices)
                      params.dilation_width, params.dilation_height};
       }
       if (made.code == kSoftmax) std::memcpy(&made.beta, node->builtin_data, sizeof(float));
-      if (made.code == kFullyConnected || made.code == kAdd || made.code == kMul || made.code == kSub)
+      if (made.code == kFullyConnected || made.code == kAdd || made.code == kMul || made.code == kSub || made.code == kDiv)
         std::memcpy(&made.conv.activation, node->builtin_data, sizeof(int));
       if (made.code == kResizeNearest) std::memcpy(&made.conv.activation, node->builtin_data, 1);  // align_corners
     }
@@ -115,31 +116,80 @@ bool is_scalar(const TfLiteTensor& tensor) {
   return is_constant(tensor) && is_float(tensor) && tensor.bytes == sizeof(float);
 }
 
-UnitRms unit_rms_at(const Graph& graph, const Node& rsqrt) {
-  const auto made_by = [&](int tensor, int code) -> const Node* {
-    const Node* node = graph.maker(tensor);
-    return node && node->code == code && !node->conv.activation ? node : nullptr;
-  };
-  const Node* reshape = made_by(rsqrt.inputs[0], kReshape);
-  const Node* add = reshape ? made_by(reshape->inputs[0], kAdd) : nullptr;
+namespace {
+
+const Node* made_by(const Graph& graph, int tensor, int code) {
+  const Node* node = graph.maker(tensor);
+  return node && node->code == code && !node->conv.activation ? node : nullptr;
+}
+
+bool is_filled_with(const TfLiteTensor& tensor, float value) {
+  if (!is_whole(tensor) || !is_float(tensor)) return false;
+  const auto* values = static_cast<const float*>(tensor.data);
+  return std::all_of(values, values + tensor.bytes / sizeof(float), [&](float v) { return v == value; });
+}
+
+// The nodes that make an inverse root, from the mean of squares on.
+struct Root {
+  const Node* mean = nullptr;
+  std::vector<const Node*> between;  // that node and the inverse
+  float each = 0.0f, epsilon = 0.0f;
+};
+
+Root plain_root(const Graph& graph, const Node& rsqrt) {
+  const Node* reshape = made_by(graph, rsqrt.inputs[0], kReshape);
+  const Node* add = reshape ? made_by(graph, reshape->inputs[0], kAdd) : nullptr;
   if (!add || !is_scalar(graph.tensor(add->inputs[1]))) return {};
-  const Node* mean = made_by(add->inputs[0], kMean);
-  const Node* square = mean ? made_by(mean->inputs[0], kMul) : nullptr;
+  const Node* mean = made_by(graph, add->inputs[0], kMean);
+  if (!mean || !graph.reader(add->outputs[0]) || !graph.reader(reshape->outputs[0])) return {};
+  const TfLiteTensor& squares = graph.tensor(mean->inputs[0]);
+  const std::vector<int> axes = constant_ints(graph.tensor(mean->inputs[1]));
+  if (!squares.dims || axes.size() != 1 || (axes[0] != squares.dims->size - 1 && axes[0] != -1)) return {};
+  return {mean, {add, reshape}, 0.0f, *static_cast<const float*>(graph.tensor(add->inputs[1]).data)};
+}
+
+// 1 / ((r + m / r) / 2) with r = sqrt(m).
+Root refined_root(const Graph& graph, const Node& inverse) {
+  if (inverse.conv.activation || !is_filled_with(graph.tensor(inverse.inputs[0]), 1.0f)) return {};
+  const Node* half = made_by(graph, inverse.inputs[1], kMul);
+  if (!half || !is_scalar(graph.tensor(half->inputs[1])) || !is_filled_with(graph.tensor(half->inputs[1]), 0.5f)) return {};
+  const Node* sum = made_by(graph, half->inputs[0], kAdd);
+  const Node* root = sum ? made_by(graph, sum->inputs[0], kSqrt) : nullptr;
+  const Node* quotient = root ? made_by(graph, sum->inputs[1], kDiv) : nullptr;
+  if (!quotient || quotient->inputs[0] != root->inputs[0] || quotient->inputs[1] != root->outputs[0]) return {};
+  const Node* mean = made_by(graph, root->inputs[0], kConv);
+  if (!mean || graph.readers(root->inputs[0]).size() != 2 || graph.readers(root->outputs[0]).size() != 2) return {};
+  for (const Node* node : {half, sum, quotient})
+    if (!graph.reader(node->outputs[0])) return {};
+  const TfLiteTensor &weight = graph.tensor(mean->inputs[1]), &bias = graph.tensor(mean->inputs[2]);
+  const Image squares = image_of(graph.tensor(mean->inputs[0]));
+  if (!is_whole(weight) || !is_float(weight) || !is_scalar(bias) || weight.bytes != size_t(squares.channels) * 4) return {};
+  const float each = *static_cast<const float*>(weight.data);
+  if (each == 0.0f || !is_filled_with(weight, each) || mean->conv.stride_height != 1 || mean->conv.stride_width != 1) return {};
+  const Image means = image_of(graph.tensor(mean->outputs[0]));
+  if (!(means == Image{squares.height, squares.width, 1}) || !same_shape(graph.tensor(inverse.outputs[0]), graph.tensor(mean->outputs[0])))
+    return {};
+  return {mean, {root, quotient, sum, half}, each, *static_cast<const float*>(bias.data)};
+}
+
+}  // namespace
+
+UnitRms unit_rms_at(const Graph& graph, const Node& inverse) {
+  const Root root = inverse.code == kRsqrt ? plain_root(graph, inverse) : refined_root(graph, inverse);
+  const Node* square = root.mean ? made_by(graph, root.mean->inputs[0], kMul) : nullptr;
   if (!square || square->inputs[0] != square->inputs[1]) return {};
-  const Node* slice = made_by(square->inputs[0], kSlice);
-  const Node* product = graph.reader(rsqrt.outputs[0]);
+  const Node* slice = made_by(graph, square->inputs[0], kSlice);
+  const Node* product = graph.reader(inverse.outputs[0]);
   if (!slice || !product || product->code != kMul || product->conv.activation || product->inputs[0] != slice->outputs[0])
     return {};
-  for (const Node* node : {reshape, add, mean, square})
-    if (!graph.reader(node->outputs[0])) return {};
-  if (graph.readers(slice->outputs[0]).size() != 2) return {};
+  if (!graph.reader(square->outputs[0]) || graph.readers(slice->outputs[0]).size() != 2) return {};
+  if (inverse.code == kRsqrt && !graph.reader(root.mean->outputs[0])) return {};
 
   const TfLiteTensor &x = graph.tensor(slice->inputs[0]), &part = graph.tensor(slice->outputs[0]);
-  const std::vector<int> axes = constant_ints(graph.tensor(mean->inputs[1]));
   const std::vector<int> begin = constant_ints(graph.tensor(slice->inputs[1]));
   if (!is_float(x) || !is_float(part) || !image_of(x) || !image_of(part) || x.dims->size != part.dims->size) return {};
   const int last = x.dims->size - 1;
-  if (axes.size() != 1 || (axes[0] != last && axes[0] != -1) || int(begin.size()) != last + 1) return {};
+  if (int(begin.size()) != last + 1) return {};
   for (int i = 0; i < last; ++i)
     if (begin[size_t(i)] || x.dims->data[i] != part.dims->data[i]) return {};
   UnitRms found;
@@ -147,9 +197,9 @@ UnitRms unit_rms_at(const Graph& graph, const Node& rsqrt) {
   found.first = begin[size_t(last)], found.count = part.dims->data[last], found.width = x.dims->data[last];
   if (found.first < 0 || found.first + found.count > found.width) return {};
   if (!same_shape(part, graph.tensor(found.y)) || !is_float(graph.tensor(found.y))) return {};
-  found.epsilon = *static_cast<const float*>(graph.tensor(add->inputs[1]).data);
-  for (const Node* node : {slice, square, mean, add, reshape, &rsqrt, product})
-    found.nodes.push_back(graph.position(*node));
+  found.each = root.each, found.epsilon = root.epsilon;
+  for (const Node* node : root.between) found.nodes.push_back(graph.position(*node));
+  for (const Node* node : {slice, square, root.mean, &inverse, product}) found.nodes.push_back(graph.position(*node));
   return found;
 }
 

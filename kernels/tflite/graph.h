@@ -24,8 +24,10 @@ enum Code {
   kTranspose = 39,
   kMean = 40,
   kSub = 41,
+  kDiv = 42,
   kSlice = 65,
   kSum = 74,
+  kSqrt = 75,
   kRsqrt = 76,
   kResizeNearest = 97,
   kQuantize = 114,
@@ -85,17 +87,19 @@ bool is_whole(const TfLiteTensor& tensor);
 // A float32 constant of one value.
 bool is_scalar(const TfLiteTensor& tensor);
 
-// x scaled to a root mean square of 1 over the last axis: slice, square, mean, add, reshape, rsqrt, product.
+// x scaled to a root mean square of 1 over the last axis: slice, square, mean, add, reshape, rsqrt, product; or, in portable
+// forms, slice, square, mean as a 1 x 1 convolution, square root, a step of Heron's on it, quotient, product.
 struct UnitRms {
   int x = -1;  // before the slice: (..., width)
   int first = 0, count = 0, width = 0;
+  float each = 0.0f;  // weight of a square in the convolution; 0 for the first kind
   float epsilon = 0.0f;
   int y = -1;
-  std::vector<int> nodes;  // positions of all seven
+  std::vector<int> nodes;  // positions of all
   explicit operator bool() const { return y >= 0; }
 };
-// The one that this node, an rsqrt, is part of.
-UnitRms unit_rms_at(const Graph& graph, const Node& rsqrt);
+// The one whose inverse root this node, an rsqrt or a quotient, makes.
+UnitRms unit_rms_at(const Graph& graph, const Node& inverse);
 
 // The decode of heat-maps: slices of maps (1, H, W, C), each transposed and reshaped to (1, joints, pixels); a softmax
 // of one, its products with a grid (2, pixels) and, summed, with others.

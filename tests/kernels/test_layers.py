@@ -99,12 +99,17 @@ def odd_network(tmp_path_factory) -> Path:
             self.smaller = nn.Conv2d(19, 33, 3, 2, 1)
             self.small = nn.Conv2d(33, 33, 3, 1, 1)
             self.shut = nn.Conv2d(33, 19, 1)
+            self.thin = nn.Sequential(nn.Conv2d(19, 8, 3, 2, 1), nn.ReLU())
+            self.thin_same = nn.Conv2d(8, 8, 3, 1, 1)
+            self.thick = nn.Conv2d(8, 19, 1)
 
         def forward(self, image):
             x = self.stem(image.permute(0, 3, 1, 2) * 4.0 - 2.0)
             x = x + self.same(x)
             x = x + self.back(self.depth(self.wide(x)) * self.gate(x))
-            small = nn.functional.interpolate(self.shut(self.small(self.smaller(x))), scale_factor=2.0, mode="nearest")
+            small, thin = self.shut(self.small(self.smaller(x))), self.thin(x)
+            small = small + self.thick(thin + self.thin_same(thin))  # the inner sum is one of int8
+            small = nn.functional.interpolate(small, scale_factor=2.0, mode="nearest")
             return {"sum": (x + small).permute(0, 2, 3, 1), "gate": self.gate(x).permute(0, 2, 3, 1)}
 
     torch.manual_seed(0)

@@ -60,6 +60,7 @@ enum class Combine {
   kAdd,           // value + other
   kMultiply,      // value other
   kMultiplyInt8,  // bytes of value and other: float((q - zero) (other q - other zero)) product, rounded to bytes only
+  kAddInt8,       // bytes of value and other: (q - zero) own + (other q - other zero) others, over 2^bits, halves up
   kAffine,        // value factor - shift
 };
 
@@ -68,6 +69,7 @@ struct Finish {
   Combine combine = Combine::kNothing;
   Operand other;
   float product = 1.0f;
+  int32_t own = 0, others = 0, bits = 1;
   float factor = 1.0f, shift = 0.0f;
   Target target;
 };
@@ -106,6 +108,14 @@ struct Linear {
   float* y = nullptr;
 };
 
+// Rows of x, `count` floats of every `pitch`, scaled to a root mean square of 1; y is contiguous.
+struct Norm {
+  int64_t rows = 0, pitch = 0, count = 0;
+  const float* x = nullptr;
+  float each = 0.0f, epsilon = 0.0f;
+  float* y = nullptr;
+};
+
 // The decode of heat-maps: per joint, a softmax over all pixels, and the mean of the pixels' places and of the same
 // joint's value in other maps, weighted by it.
 constexpr int kWeightedMaps = 2;
@@ -133,6 +143,9 @@ struct LayerKernels {
   // `rows` rows of `width` values: the rows of an image where there are maps, whose pixels lie side by side.
   void (*combine)(const Operand& value, int64_t rows, int64_t width, const Finish&);
   void (*soft_argmax)(const SoftArgmax&);
+  // As export_targets/portable.py has it, bit for bit: x (1 / s), s = (r + m / r) / 2, r = sqrt(m), and m sums, with fma
+  // from epsilon on, the squares times `each`.
+  void (*refined_rms)(const Norm&);
 };
 
 inline int64_t whole(int64_t count, int64_t part) { return (count + part - 1) / part; }
@@ -142,8 +155,8 @@ void pack_depthwise(const int8_t* weight, const int32_t* bias, int64_t channels,
                     int32_t* packed_bias);
 // (outputs, inputs) to Linear's.
 void pack_linear(const float* weight, int64_t outputs, int64_t inputs, float* packed);
-// y = x / sqrt(mean(x^2) + epsilon) over `count` of each row's `pitch` floats; y is contiguous.
-void unit_rms(const float* x, int64_t rows, int64_t pitch, int64_t count, float epsilon, float* y);
+// x / sqrt(mean(x^2) + epsilon).
+void unit_rms(const Norm&);
 // Every pixel, of `pixel` bytes, four times; pitches are those of rows, in bytes.
 void double_size(const uint8_t* x, int64_t x_pitch, int64_t height, int64_t width, size_t pixel, uint8_t* y,
                  int64_t y_pitch);
