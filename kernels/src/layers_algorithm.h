@@ -176,7 +176,7 @@ void soft_argmax(const SoftArgmax& s) {
   }
 }
 
-// A template only to be compiled with each row's flags: without its own instruction, fma is a call.
+// A template, to be compiled with the flags of each row: without the instruction, fma is a call.
 template <class S>
 void refined_rms(const Norm& n) {
   const float* x = n.x;

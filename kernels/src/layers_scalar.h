@@ -15,7 +15,8 @@ namespace {
 struct ScalarLayers {
   static constexpr int kLanes = int(kLayerLanes);
   // A tile's pixels and vectors, inputs that are multiplied and pixels that are stored at once; up to how many channels
-  // V::Narrow is used, which holds the sums of no more, and V::widened(...) of them; whether the inner loop is unrolled, and whether 3 x 3 layers may go by layers_winograd.h, which asks for more (layers_avx2.h has it).
+  // V::Narrow is used, which holds the sums of no more, and V::widened(...) of them (0: there is none); whether the inner
+  // loop is unrolled, and whether 3 x 3 layers may go by layers_winograd.h, which asks for more (layers_avx2.h has both).
   static constexpr int kRows = 8, kVectors = 2, kInputs = 4, kStored = 4;
   static constexpr int kNarrow = 0;
   static constexpr bool kUnrolled = true, kWinograd = false;

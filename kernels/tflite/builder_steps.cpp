@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <stdexcept>
 
 #include "builder.h"
 
@@ -188,6 +189,7 @@ void Builder::add_combine(const Read& value, const Image& shape, Finish finish, 
 }
 
 void Builder::add_unit_rms(const UnitRms& rms) {
+  if (!rms) throw std::runtime_error("a norm is not whole.");
   const int x = floats(rms.x);
   Norm norm;
   norm.rows = int64_t(elements(tensor(rms.x)) / size_t(rms.width)), norm.pitch = rms.width, norm.count = rms.count;

@@ -116,11 +116,46 @@ void check_layer(Report& report, const edge_hands::Row& row, const Layer& l) {
   report.check(packed->intact() && scratch->intact() && packed_bias->intact(), row, l.name, "memory around it, too");
 }
 
+// A sum of int8 with the multipliers of two steps, the largest shift there is and the smallest.
+void check_sum(Report& report, const edge_hands::Row& row, int bits, int32_t own, int32_t others) {
+  constexpr int kHeight = 3, kWidth = 5, kChannels = 9;  // rows of 45: two vectors and a part of one
+  Numbers numbers{uint64_t(bits)};
+  Map a(kHeight, kWidth, kChannels, 0), b(kHeight, kWidth, kChannels, 1), out(kHeight, kWidth, kChannels, 1);
+  for (const Map* map : {&a, &b})
+    for (uint8_t& byte : *map->memory) byte = uint8_t(numbers.bits());
+  std::memset(out.memory->data(), 77, size_t(out.memory->size()));
+  edge_hands::Operand value;
+  value.bytes = a.bytes, value.zero = 255;
+  edge_hands::Finish f;
+  f.combine = edge_hands::Combine::kAddInt8;
+  f.other.bytes = b.bytes, f.other.zero = 3;
+  f.own = own, f.others = others, f.bits = bits;
+  f.target.bytes = out.bytes, f.target.zero = 100;
+  row.layers()->combine(value, kHeight, kWidth * kChannels, f);
+  int64_t wrong = 0;
+  for (int y = -1; y <= kHeight; ++y)
+    for (int x = -1; x <= kWidth; ++x)
+      for (int c = 0; c < kChannels; ++c) {
+        int64_t right = 77;  // outside
+        if (y >= 0 && x >= 0 && y < kHeight && x < kWidth) {
+          const int64_t sum = int64_t(a.at(y, x, c) - 255) * own + int64_t(b.at(y, x, c) - 3) * others;
+          right = std::min<int64_t>(255, std::max<int64_t>(0, ((sum + (int64_t(1) << (bits - 1))) >> bits) + 100));
+        }
+        wrong += out.at(y, x, c) != right;
+      }
+  report.check(!wrong, row, "sum", "bytes are those of exact sums, and the border stays as it was");
+}
+
 }  // namespace
 
 void check_layers(Report& report) {
   for_rows([&](const edge_hands::Row& row) {
     if (!row.layers()) return;
+    if (report.wants("sum")) {
+      check_sum(report, row, 13, (1 << 21) - 1, 1 << 20);
+      check_sum(report, row, 20, 1 << 20, 777777);
+      check_sum(report, row, 30, 1 << 20, (1 << 21) - 1);
+    }
     for (const Layer& layer : kLayers)
       if (report.wants(layer.name)) check_layer(report, row, layer);
   });
