@@ -18,21 +18,24 @@ from edge_hands.quantization.parallel import Processes
 from edge_hands.quantization.recipe import Recipe
 
 _MODEL, _OPTIMISER, _RANDOM = "model.", "optimiser.", "rng"
+#: Settings that the checkpoint which a run begins with may have otherwise, and weights that it may lack.
+_FREE, _GROWN = dict.fromkeys(("image_size", "stage_taps", "neck_depth")), ("neck.stages.", "neck.blocks.")
 
 
 def begin_with(model: nn.Module, recipe: Recipe, start: str | Path) -> None:
     """The weights of the float checkpoint ``start`` into ``model``. Raises DataError where it is of another model.
 
-    Its images may have had another size: no weight depends on that.
+    Its images may have had another size: no weight depends on that. And it may lack what begins as nothing (``Neck``).
     """
     meta = checkpoint.load_meta(start)
-    theirs, ours = ({**overrides, "image_size": None} for overrides in (meta.overrides, recipe.overrides))
+    theirs, ours = ({**overrides, **_FREE} for overrides in (meta.overrides, recipe.overrides))
     if (meta.model, theirs, meta.stage) != (recipe.model, ours, "float"):
         raise DataError(
-            f"{start} holds a {meta.stage} {meta.model} {meta.overrides}; "
-            f"expected a float {recipe.model} {recipe.overrides} to start from, whose image_size may differ"
+            f"{start} holds a {meta.stage} {meta.model} {meta.overrides}; expected a float {recipe.model} "
+            f"{recipe.overrides} to start from, in which {', '.join(_FREE)} may differ"
         )
-    checkpoint.restore(model, checkpoint.load_tensors(start, checkpoint.MODEL, meta.step), Path(start))
+    added = {name: t for name, t in model.state_dict().items() if name.startswith(_GROWN)}
+    checkpoint.restore(model, added | checkpoint.load_tensors(start, checkpoint.MODEL, meta.step), Path(start))
 
 
 def tensors(model: nn.Module, optimisers: Optimisers) -> dict[str, Tensor]:

@@ -50,10 +50,17 @@ class BackboneConfig:
     norm: str = "batch"
     #: Batch norms inside the token mixers' branches, beside the paper's pre-norm: they bound the int8 ranges and fold.
     branch_norm: bool = False
+    #: The maps of stages 2 and 4 too, as they are before their downsampling: what the paper's taps have seen deeply, they
+    #: have at a quarter of the cells.
+    stage_taps: bool = False
 
     @property
     def tap_widths(self) -> tuple[int, int, int, int]:
         return (*self.widths[1:], self.widths[3])
+
+    @property
+    def stage_widths(self) -> tuple[int, ...]:
+        return self.widths[1:3] if self.stage_taps else ()
 
 
 def conv_norm(inputs: int, outputs: int, stride: int = 1, act: str | None = None) -> nn.Sequential:
@@ -74,11 +81,13 @@ class ConvBlock(nn.Module):
 
 
 class DFMamba(nn.Module):
-    """(B, 3, H, W) with H, W multiples of 32 -> four maps of ``config.tap_widths`` channels."""
+    """(B, 3, H, W) with H, W multiples of 32 -> four maps of ``config.tap_widths`` channels, then those of
+    ``config.stage_widths``, of strides 8 and 16."""
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
         c, d = config.widths, config.depths
+        self.stage_taps = config.stage_taps
         self.stem = nn.Sequential(
             conv_norm(3, config.stem, 2, config.conv_act), conv_norm(config.stem, c[0], 2, config.conv_act)
         )
@@ -92,11 +101,14 @@ class DFMamba(nn.Module):
         self.stage5 = _dssm_stage(config, c[3], d[4])
         self.stage6 = _gated_stage(config, c[3], d[5])
 
-    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
         tap1 = self.down1(self.stage1(self.stem(image)))
-        tap2 = self.down2(self.stage2(tap1))
-        tap3 = self.down3(self.stage4(self.stage3(tap2)))
-        return tap1, tap2, tap3, self.stage6(self.stage5(tap3))
+        second = self.stage2(tap1)
+        tap2 = self.down2(second)
+        fourth = self.stage4(self.stage3(tap2))
+        tap3 = self.down3(fourth)
+        taps = tap1, tap2, tap3, self.stage6(self.stage5(tap3))
+        return (*taps, second, fourth) if self.stage_taps else taps
 
 
 def _dssm_stage(config: BackboneConfig, channels: int, depth: int) -> nn.Sequential:

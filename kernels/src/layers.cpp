@@ -19,10 +19,11 @@ void pack_depthwise(const int8_t* weight, const int32_t* bias, int64_t channels,
   }
 }
 
-void pack_linear(const float* weight, int64_t outputs, int64_t inputs, float* packed) {
-  for (int64_t n = 0; n < whole(outputs, kLayerLanes) * kLayerLanes; ++n)
-    for (int64_t k = 0; k < inputs; ++k)
-      packed[(n / kLayerLanes * inputs + k) * kLayerLanes + n % kLayerLanes] = n < outputs ? weight[n * inputs + k] : 0;
+void pack_float(const float* weight, int64_t channels, int64_t products, float* packed) {
+  for (int64_t n = 0; n < whole(channels, kLayerLanes) * kLayerLanes; ++n)
+    for (int64_t k = 0; k < products; ++k)
+      packed[(n / kLayerLanes * products + k) * kLayerLanes + n % kLayerLanes] =
+          n < channels ? weight[n * products + k] : 0;
 }
 
 void unit_rms(const Norm& n) {

@@ -46,48 +46,63 @@ void depthwise(const Depthwise& d) {
   if (n < d.in.channels) depthwise_lanes<V, false>(d, n, int(d.in.channels - n));
 }
 
-template <class V, int NR>
-void linear_tile(const Linear& l, int64_t m, int rows, int64_t n) {
-  const float* weight = l.weight + n * l.inputs;
-  const float* from[V::kRows];
-  for (int r = 0; r < V::kRows; ++r) from[r] = l.x + (m + (r < rows ? r : rows - 1)) * l.inputs;
-  typename V::F sum[V::kRows][NR];
-#pragma GCC unroll 8
-  for (int r = 0; r < V::kRows; ++r)
-#pragma GCC unroll 4
-    for (int j = 0; j < NR; ++j) sum[r][j] = V::load(l.bias + n + j * kLayerLanes);
-#pragma GCC unroll 2
-  for (int64_t k = 0; k < l.inputs; ++k, weight += kLayerLanes) {
-    typename V::F w[NR];
-#pragma GCC unroll 4
-    for (int j = 0; j < NR; ++j) w[j] = V::load(weight + j * kLayerLanes * l.inputs);
-#pragma GCC unroll 8
-    for (int r = 0; r < V::kRows; ++r) {
-      const auto x = V::set(from[r][k]);
-#pragma GCC unroll 4
-      for (int j = 0; j < NR; ++j) sum[r][j] = V::fma(x, w[j], sum[r][j]);
-    }
+// V::kRows pixels from `first` on, of which `rows` exist, and NR vectors of channels from n on; T is V or V::Narrow.
+template <class T, int NR>
+void convolve_float_tile(const FloatConvolution& c, int64_t first, int rows, int64_t n) {
+  const int64_t run = int64_t(c.side) * c.in_channels, pitch = int64_t(c.in_width) * c.in_channels;
+  const float* weight = c.weight + n * c.side * run;
+  const float* from[T::kRows];
+  int64_t y = first / c.width, x = first % c.width;
+  for (int r = 0; r < T::kRows; ++r) {
+    from[r] = r < rows ? c.x + y * c.stride * pitch + x * c.stride * c.in_channels : from[r - 1];
+    if (++x == c.width) x = 0, ++y;
   }
+  typename T::F sum[T::kRows][NR];
 #pragma GCC unroll 8
-  for (int r = 0; r < V::kRows; ++r) {
+  for (int r = 0; r < T::kRows; ++r)
+#pragma GCC unroll 4
+    for (int j = 0; j < NR; ++j) sum[r][j] = T::load(c.bias + n + j * kLayerLanes);
+  for (int64_t line = 0; line < c.side * pitch; line += pitch)
+#pragma GCC unroll 2
+    for (int64_t k = line; k < line + run; ++k, weight += kLayerLanes) {
+      typename T::F w[NR];
+#pragma GCC unroll 4
+      for (int j = 0; j < NR; ++j) w[j] = T::load(weight + j * kLayerLanes * c.side * run);
+#pragma GCC unroll 8
+      for (int r = 0; r < T::kRows; ++r) {
+        const auto value = T::set(from[r][k]);
+#pragma GCC unroll 4
+        for (int j = 0; j < NR; ++j) sum[r][j] = T::fma(value, w[j], sum[r][j]);
+      }
+    }
+#pragma GCC unroll 8
+  for (int r = 0; r < T::kRows; ++r) {
     if (r >= rows) return;
 #pragma GCC unroll 4
     for (int j = 0; j < NR; ++j) {
-      const int64_t first = n + j * kLayerLanes, left = l.outputs - first;
+      const int64_t channel = n + j * kLayerLanes, left = c.channels - channel;
       if (left > 0)
-        V::store(l.y + (m + r) * l.outputs + first, sum[r][j], left < kLayerLanes ? int(left) : int(kLayerLanes));
+        T::store(c.y + (first + r) * c.channels + channel, T::max(sum[r][j], T::set(c.low)),
+                 left < kLayerLanes ? int(left) : int(kLayerLanes));
     }
   }
 }
 
+template <class T, int NR>
+void convolve_float_columns(const FloatConvolution& c, int64_t n) {
+  const int64_t pixels = int64_t(c.height) * c.width;
+  for (int64_t m = 0; m < pixels; m += T::kRows)
+    convolve_float_tile<T, NR>(c, m, pixels - m < T::kRows ? int(pixels - m) : T::kRows, n);
+}
+
 template <class V>
-void linear(const Linear& l) {
-  for (int64_t n = 0; n < l.outputs; n += V::kVectors * kLayerLanes)
-    for (int64_t m = 0; m < l.rows; m += V::kRows) {
-      const int rows = l.rows - m < V::kRows ? int(l.rows - m) : V::kRows;
-      V::kVectors == 1 || l.outputs - n <= kLayerLanes ? linear_tile<V, 1>(l, m, rows, n)
-                                                       : linear_tile<V, V::kVectors>(l, m, rows, n);
-    }
+void convolve_float(const FloatConvolution& c) {
+  int64_t n = 0;
+  for (; c.channels - n > V::kNarrow; n += V::kVectors * kLayerLanes)
+    V::kVectors == 1 || c.channels - n <= kLayerLanes ? convolve_float_columns<V, 1>(c, n)
+                                                      : convolve_float_columns<V, V::kVectors>(c, n);
+  if constexpr (V::kNarrow > 0)
+    if (n < c.channels) convolve_float_columns<typename V::Narrow, 1>(c, n);
 }
 
 template <class V, Combine combine>
@@ -192,7 +207,7 @@ void refined_rms(const Norm& n) {
 template <class V, class S>
 constexpr LayerKernels make_layers() {
   return {pack<V>,   packed_bytes<V>, scratch_bytes<V>, convolve<V>,   depthwise<V>,
-          linear<V>, combine<V>,      soft_argmax<S>,   refined_rms<S>};
+          convolve_float<V>, combine<V>,      soft_argmax<S>,   refined_rms<S>};
 }
 
 }  // namespace

@@ -60,6 +60,7 @@ struct Avx2Layers {
   static F multiply(F x, F y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
   static F fma(F x, F y, F z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
   static I max(I x, I y) { return {_mm256_max_epi32(x.a, y.a), _mm256_max_epi32(x.b, y.b)}; }
+  static F max(F x, F y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
   static F min(F x, F y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
   static I shift_right(I v, int bits) { return {_mm256_srai_epi32(v.a, bits), _mm256_srai_epi32(v.b, bits)}; }
   static F to_float(I v) { return {_mm256_cvtepi32_ps(v.a), _mm256_cvtepi32_ps(v.b)}; }
@@ -74,7 +75,7 @@ struct Avx2Layers {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to[1]), _mm256_extracti128_si256(sorted, 1));
   }
 
-  // What the inner loop needs, with sums in one register: of a layer with no more channels, two would be half empty.
+  // What the inner loops need, with sums in one register: of a layer with no more channels, two would be half empty.
   struct Narrow {
     static constexpr int kRows = 8, kInputs = Avx2Layers::kInputs;
     static constexpr bool kUnrolled = Avx2Layers::kUnrolled;
@@ -86,6 +87,13 @@ struct Avx2Layers {
     static W load_weights(const Weight* p) { return load_half(p); }
     static __m256i broadcast(const Input* p) { return Avx2Layers::broadcast(p); }
     static I dot(I sum, __m256i x, W w) { return Avx2Layers::dot(sum, x, w); }
+
+    using F = __m256;
+    static F set(float v) { return _mm256_set1_ps(v); }
+    static F load(const float* p) { return _mm256_loadu_ps(p); }
+    static F fma(F x, F y, F z) { return _mm256_fmadd_ps(x, y, z); }
+    static F max(F x, F y) { return _mm256_max_ps(x, y); }
+    static void store(float* p, F v, int count) { Avx2::store(p, v, count); }
   };
   static I widened(__m256i narrow) { return {narrow, _mm256_setzero_si256()}; }
   // As above, of kNarrow channels of four pixels.

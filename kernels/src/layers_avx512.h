@@ -47,6 +47,7 @@ struct Avx512Layers {
   static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
   static I max(I a, I b) { return _mm512_max_epi32(a, b); }
   static F min(F a, F b) { return _mm512_min_ps(a, b); }
+  static F max(F a, F b) { return _mm512_max_ps(a, b); }
   static I shift_right(I a, int bits) { return _mm512_srai_epi32(a, unsigned(bits)); }
   static F to_float(I a) { return _mm512_cvtepi32_ps(a); }
   static I round(F a) { return _mm512_cvtps_epi32(a); }

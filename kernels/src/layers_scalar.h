@@ -58,6 +58,7 @@ struct ScalarLayers {
   static F multiply(const F& a, const F& b) { return each<F>([&](int i) { return a.v[i] * b.v[i]; }); }
   static F fma(const F& a, const F& b, const F& c) { return each<F>([&](int i) { return a.v[i] * b.v[i] + c.v[i]; }); }
   static I max(const I& a, const I& b) { return each<I>([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; }); }
+  static F max(const F& a, const F& b) { return each<F>([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; }); }
   static F min(const F& a, const F& b) { return each<F>([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; }); }
   static I shift_right(const I& a, int bits) { return each<I>([&](int i) { return a.v[i] >> bits; }); }
   static F to_float(const I& a) { return each<F>([&](int i) { return float(a.v[i]); }); }

@@ -54,7 +54,7 @@ size_t Builder::weight_bytes() const {
     if (node.code == kDepthwise)
       bytes += whole_lines(9 * size_t(whole(d[3], kLayerLanes) * kLayerLanes) * sizeof(int32_t));
     else if (is_float(w))
-      bytes += whole_lines(size_t(whole(d[0], kLayerLanes) * kLayerLanes) * size_t(d[3]) * sizeof(float));
+      bytes += whole_lines(size_t(whole(d[0], kLayerLanes) * kLayerLanes) * size_t(d[1] * d[2] * d[3]) * sizeof(float));
     else
       bytes += whole_lines(kernels_.packed_bytes(shape_of(node)));
   }
@@ -112,25 +112,28 @@ void Builder::find_aliases() {
     const bool copied = node.code == kReshape && is_float(tensor(y)) && leaves(y);
     if ((node.code == kReshape && !copied) || node.code == kPad) alias_[y] = node.inputs[0];
     if (node.code == kPad) padding_[y] = padding_of(graph_, node);
+    if (node.code == kDequantize && padding_.count(node.inputs[0])) padding_[y] = padding_[node.inputs[0]];
     if (const int source = transposed_back(graph_, node); source >= 0) {
       alias_[y] = source;
     } else if (node.code == kTranspose && leaves(y)) {
       throw std::runtime_error("a transposed tensor is read by others too.");
     }
-    if (node.code == kPad && leaves(y)) throw std::runtime_error("a padded tensor is read by others too.");
+    if (padding_.count(y) && leaves(y)) throw std::runtime_error("a padded tensor is read by others too.");
   }
 }
 
 void Builder::find_borders() {
   for (const Node& node : graph_.nodes()) {
     const int x = node.inputs[0];
-    int wanted = 0;
-    if (node.code == kConv && is_int8(tensor(x)))
-      wanted = own_padding(graph_, node) + (padding_.count(x) ? padding_[x] : 0);
-    if (node.code == kDepthwise) wanted = 1;
+    const int wanted = node.code == kConv ? padding(node) : node.code == kDepthwise ? 1 : 0;
     int& border = border_[root(x)];
     if (wanted > border) border = wanted;
   }
+}
+
+int Builder::padding(const Node& convolution) const {
+  const auto padded = padding_.find(convolution.inputs[0]);
+  return own_padding(graph_, convolution) + (padded == padding_.end() ? 0 : padded->second);
 }
 
 void Builder::add_inputs() {
@@ -173,7 +176,7 @@ void Builder::add_node(const Node& node) {
   if (node.scan) return add_scan();
   switch (node.code) {
     case kConv:
-      if (!is_int8(tensor(node.inputs[0]))) return add_linear(node);
+      if (!is_int8(tensor(node.inputs[0]))) return add_float_convolution(node);
       if (waits(node)) {
         waiting_[node.outputs[0]] = &node;
         return;

@@ -57,6 +57,7 @@ class Builder {
   void find_patterns();
   void find_aliases();
   void find_borders();
+  int padding(const Node& convolution) const;
   void add_inputs();
   void add_node(const Node& node);
   void add_outputs();
@@ -65,6 +66,7 @@ class Builder {
   Map& made(int tensor);
   void place(int tensor);
   int floats(int tensor);
+  const float* padded_floats(const Node& convolution);
   Read read(int tensor);
   Written write(int tensor);
   const Node* dequantize_of(int tensor) const;
@@ -75,7 +77,7 @@ class Builder {
   void add_convolution(const Node& node, Finish finish, int other, int values);
   void add_plain(const Node& node);
   void add_depthwise(const Node& node);
-  void add_linear(const Node& node);
+  void add_float_convolution(const Node& node);
   void add_pair(const Node& node);
   void add_quantize(const Node& node);
   void add_combine(const Read& value, const Image& shape, Finish finish, int other, int values);

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <stdexcept>
 
 #include "builder.h"
@@ -54,8 +55,7 @@ void Builder::add_convolution(const Node& node, Finish finish, int other, int va
   const TfLiteTensor &w = tensor(node.inputs[1]), &y = tensor(node.outputs[0]);
   Convolution c = shape_of(node);
   c.in = made(node.inputs[0]).bytes;
-  const auto padded = padding_.find(node.inputs[0]);
-  c.padding = own_padding(graph_, node) + (padded == padding_.end() ? 0 : padded->second);
+  c.padding = padding(node);
   void* weight = weights(kernels_.packed_bytes(c));
   auto* bias = static_cast<int32_t*>(memory(size_t(whole(c.channels, kLayerLanes) * kLayerLanes) * sizeof(int32_t)));
   kernels_.pack(c, static_cast<const int8_t*>(w.data), static_cast<const int32_t*>(tensor(node.inputs[2]).data), weight,
@@ -91,21 +91,32 @@ void Builder::add_depthwise(const Node& node) {
   step([d, run = kernels_.depthwise] { run(d); });
 }
 
-void Builder::add_linear(const Node& node) {
-  const int x = floats(node.inputs[0]), y = node.outputs[0];
-  const Image in = image_of(tensor(x)), out = image_of(tensor(y));
-  Linear l;
-  l.rows = int64_t(out.height) * out.width, l.inputs = in.channels, l.outputs = out.channels;
-  const size_t width = size_t(whole(l.outputs, kLayerLanes) * kLayerLanes);
-  auto *weight = static_cast<float*>(weights(width * size_t(l.inputs) * sizeof(float))),
+void Builder::add_float_convolution(const Node& node) {
+  const TfLiteTensor& w = tensor(node.inputs[1]);
+  const int y = node.outputs[0], *d = w.dims->data;
+  const Image in = image_of(tensor(node.inputs[0])), out = image_of(tensor(y));
+  FloatConvolution c;
+  c.side = d[1], c.stride = node.conv.stride_height, c.in_width = in.width, c.in_channels = in.channels;
+  c.height = out.height, c.width = out.width, c.channels = out.channels;
+  c.low = node.conv.activation == kRelu ? 0.0f : -std::numeric_limits<float>::infinity();
+  const size_t width = size_t(whole(c.channels, kLayerLanes) * kLayerLanes), products = size_t(d[1] * d[2] * d[3]);
+  auto *weight = static_cast<float*>(weights(width * products * sizeof(float))),
        *bias = static_cast<float*>(memory(width * sizeof(float)));
-  pack_linear(static_cast<const float*>(tensor(node.inputs[1]).data), l.outputs, l.inputs, weight);
-  std::memcpy(bias, tensor(node.inputs[2]).data, size_t(l.outputs) * sizeof(float));
-  l.weight = weight, l.bias = bias;
+  pack_float(static_cast<const float*>(w.data), c.channels, int64_t(products), weight);
+  std::memcpy(bias, tensor(node.inputs[2]).data, size_t(c.channels) * sizeof(float));
+  c.weight = weight, c.bias = bias;
+  int x = -1;
+  if (padding(node)) {
+    c.in_width += 2 * own_padding(graph_, node);
+    c.x = padded_floats(node);
+  } else {
+    x = floats(node.inputs[0]);
+  }
   place(y);
-  step([l, x, y, run = kernels_.linear, program = &program_]() mutable {
-    l.x = program->floats(x), l.y = program->floats(y);
-    run(l);
+  step([c, x, y, run = kernels_.convolve_float, program = &program_]() mutable {
+    if (x >= 0) c.x = program->floats(x);
+    c.y = program->floats(y);
+    run(c);
   });
 }
 

@@ -1,4 +1,5 @@
 // Where the values of tensors are: in maps of bytes, as float32, or with another tensor that shows the same.
+#include <algorithm>
 #include <stdexcept>
 
 #include "builder.h"
@@ -66,6 +67,34 @@ int Builder::floats(int index) {
   place(t);
   add_combine(value, image_of(tensor(t)), {}, -1, t);
   return t;
+}
+
+// What a float32 convolution reads, zeros around it, in memory that a step fills which is added.
+const float* Builder::padded_floats(const Node& convolution) {
+  const int x = convolution.inputs[0], edge = padding(convolution), added = edge - own_padding(graph_, convolution);
+  Image image = image_of(tensor(x));
+  image.height -= 2 * added, image.width -= 2 * added;
+  Read value = read(x);
+  const Bytes& bytes = value.operand.bytes;
+  if (bytes.data && !(Image{bytes.height, bytes.width, bytes.channels} == image)) value = {{}, floats(x)};
+  const size_t row = size_t(image.width) * size_t(image.channels), edges = size_t(edge) * size_t(image.channels);
+  const size_t pitch = row + 2 * edges, size = size_t(image.height + 2 * edge) * pitch;
+  auto* to = static_cast<float*>(memory(size * sizeof(float)));
+  std::fill_n(to, size, 0.0f);
+  float* inner = to + size_t(edge) * pitch + edges;
+  program_.steps_.emplace_back([=, run = kernels_.combine, program = &program_](TfLiteContext*) {
+    Operand from = value.operand;
+    if (value.floats >= 0) from.values = program->floats(value.floats);
+    Finish finish;
+    for (int y = 0; y < image.height; ++y) {
+      finish.target.values = inner + size_t(y) * pitch;
+      run(from, 1, int64_t(row), finish);
+      if (from.values) from.values += row;
+      if (from.bytes.data) from.bytes.data += from.bytes.pitch();
+    }
+    return std::string();
+  });
+  return to;
 }
 
 Builder::Read Builder::read(int index) {

@@ -23,20 +23,26 @@ bool is_bias(const Graph& graph, const Node& node, int type, int channels) {
   return is_constant(bias) && bias.type == type && bias.bytes == size_t(channels) * 4;
 }
 
-bool is_int8_convolution(const Graph& g, const Node& n) {
-  if (n.inputs.size() != 3) return false;
-  const TfLiteTensor &x = g.tensor(n.inputs[0]), &w = g.tensor(n.inputs[1]), &y = g.tensor(n.outputs[0]);
-  const Image in = image_of(x), out = image_of(y);
-  if (!in || !out || !is_int8(x) || !is_int8(y) || is_constant(x) || !w.dims || w.dims->size != 4) return false;
-  if (!has_channel_scales(w, 0)) return false;
+// 1 x 1 or 3 x 3, every pixel or every second one.
+bool is_convolution(const Graph& g, const Node& n) {
+  if (n.code != kConv || n.inputs.size() != 3) return false;
+  const TfLiteTensor &x = g.tensor(n.inputs[0]), &w = g.tensor(n.inputs[1]);
+  const Image in = image_of(x), out = image_of(g.tensor(n.outputs[0]));
+  if (!in || !out || is_constant(x) || !w.dims || w.dims->size != 4) return false;
   const int side = w.dims->data[1], stride = n.conv.stride_height;
   if (w.dims->data[0] != out.channels || w.dims->data[2] != side || w.dims->data[3] != in.channels) return false;
   if ((side != 1 && side != 3) || (stride != 1 && stride != 2) || n.conv.stride_width != stride) return false;
   if (n.conv.dilation_height != 1 || n.conv.dilation_width != 1 || n.conv.activation > kRelu) return false;
   if (n.conv.padding != kValid && !(n.conv.padding == kSame && (stride == 1 || side == 1))) return false;
   const int around = 2 * own_padding(g, n);
-  return is_bias(g, n, kTfLiteInt32, out.channels) && out.height == (in.height + around - side) / stride + 1 &&
-         out.width == (in.width + around - side) / stride + 1;
+  return out.height == (in.height + around - side) / stride + 1 && out.width == (in.width + around - side) / stride + 1;
+}
+
+bool is_int8_convolution(const Graph& g, const Node& n) {
+  if (!is_convolution(g, n)) return false;
+  const TfLiteTensor& y = g.tensor(n.outputs[0]);
+  return is_int8(g.tensor(n.inputs[0])) && is_int8(y) && has_channel_scales(g.tensor(n.inputs[1]), 0) &&
+         is_bias(g, n, kTfLiteInt32, image_of(y).channels);
 }
 
 bool is_int8_depthwise(const Graph& g, const Node& n) {
@@ -51,16 +57,11 @@ bool is_int8_depthwise(const Graph& g, const Node& n) {
          is_bias(g, n, kTfLiteInt32, in.channels);
 }
 
-// 1 x 1.
 bool is_float_convolution(const Graph& g, const Node& n) {
-  if (n.inputs.size() != 3) return false;
-  const TfLiteTensor &x = g.tensor(n.inputs[0]), &w = g.tensor(n.inputs[1]), &y = g.tensor(n.outputs[0]);
-  const Image in = image_of(x), out = image_of(y);
-  if (!in || !out || !is_float(x) || !is_float(y) || !is_float(w) || !is_whole(w) || !w.dims) return false;
-  const int* d = w.dims->data;
-  return w.dims->size == 4 && d[0] == out.channels && d[1] == 1 && d[2] == 1 && d[3] == in.channels &&
-         in.height == out.height && in.width == out.width && n.conv.stride_height == 1 && n.conv.stride_width == 1 &&
-         !n.conv.activation && is_bias(g, n, kTfLiteFloat32, out.channels);
+  if (!is_convolution(g, n)) return false;
+  const TfLiteTensor &w = g.tensor(n.inputs[1]), &y = g.tensor(n.outputs[0]);
+  return is_float(g.tensor(n.inputs[0])) && is_float(y) && is_float(w) && is_whole(w) &&
+         is_bias(g, n, kTfLiteFloat32, image_of(y).channels);
 }
 
 bool is_doubling(const Graph& g, const Node& n) {
@@ -121,7 +122,8 @@ int padding_of(const Graph& g, const Node& pad) {
   const TfLiteTensor &x = g.tensor(pad.inputs[0]), &y = g.tensor(pad.outputs[0]);
   const std::vector<int> sizes = constant_ints(g.tensor(pad.inputs[1]));
   const Image in = image_of(x);
-  if (pad.code != kPad || !is_int8(x) || !is_int8(y) || is_constant(x) || !in || sizes.size() != 8) return -1;
+  const bool ours = (is_int8(x) && is_int8(y)) || (is_float(x) && is_float(y));
+  if (pad.code != kPad || !ours || is_constant(x) || !in || sizes.size() != 8) return -1;
   const int edge = sizes[2];
   if (edge < 1 || edge > in.height + in.width || !(image_of(y) == Image{in.height + 2 * edge, in.width + 2 * edge, in.channels}))
     return -1;
@@ -158,6 +160,9 @@ std::vector<bool> claimed_nodes(const Graph& graph, bool layers) {
   std::vector<bool> taken(nodes.size());
   for (size_t i = 0; i < nodes.size(); ++i) taken[i] = nodes[i].scan;
   const auto is_layer = [&](const Node& n) { return n.code == kConv && is_int8_convolution(graph, n); };
+  const auto is_padded = [&](int tensor) { return graph.maker(tensor) && graph.maker(tensor)->code == kPad; };
+  // What reads a padded image as one.
+  const auto pads = [&](const Node& n) { return n.code == kConv && n.conv.padding == kValid && is_known(graph, n); };
   const auto is_resized = [&](const Node& n) {
     return n.scan && (n.inputs.empty() || n.outputs.size() != 1 || n.inputs[0] < 0 || n.outputs[0] < 0 ||
                       !same_shape(graph.tensor(n.inputs[0]), graph.tensor(n.outputs[0])));
@@ -171,7 +176,9 @@ std::vector<bool> claimed_nodes(const Graph& graph, bool layers) {
     return maker && taken[size_t(graph.position(*maker))];
   };
   // Layers begin anywhere; what lies between them is ours only behind something that is.
-  const auto begins = [&](const Node& n) { return is_layer(n) || n.code == kQuantize || n.code == kPad; };
+  const auto begins = [&](const Node& n) {
+    return is_layer(n) || n.code == kQuantize || (n.code == kPad && is_int8(graph.tensor(n.inputs[0])));
+  };
   const auto follows = [&](const Node& n) { return std::any_of(n.inputs.begin(), n.inputs.end(), made_by_us); };
   for (size_t i = 0; i < nodes.size(); ++i) {
     const Node& node = nodes[i];
@@ -206,8 +213,8 @@ std::vector<bool> claimed_nodes(const Graph& graph, bool layers) {
         });
       };
       bool keep = begins(node) || follows(node);
-      if (node.code == kPad)
-        keep &= all_readers([&](const Node& r) { return r.code == kConv && r.conv.padding == kValid && is_layer(r); });
+      if (node.code == kPad) keep &= all_readers([&](const Node& r) { return r.code == kDequantize || pads(r); });
+      if (node.code == kDequantize && is_padded(node.inputs[0])) keep &= all_readers(pads);
       if (node.code == kTranspose && transposed_back(graph, node) < 0)
         keep &= all_readers([&](const Node& r) { return transposed_back(graph, r) >= 0; });
       if (node.code == kReshape)

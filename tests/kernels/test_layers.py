@@ -72,9 +72,10 @@ def test_a_network_computes_what_it_does_with_xnnpack(name, isa, tmp_path):
             np.testing.assert_allclose(ours[key], value, rtol=0, atol=2e-6, err_msg=key)
 
 
-@pytest.fixture(scope="module")
-def odd_network(tmp_path_factory) -> Path:
-    """Layers of sizes that fill no register and no tile, in every combination that is fused; quantised, as a file.
+@pytest.fixture(scope="module", params=[(), ("same", "smaller", "thin_same")], ids=["int8", "some_float"])
+def odd_network(tmp_path_factory, request) -> Path:
+    """Layers of sizes that fill no register and no tile, in every combination that is fused; quantised, as a file, all
+    of them or all but some of 3 x 3, which then follow dequantised images.
 
     Images of 10 x 14 have five rows of 2 x 2 pixels, those of 5 x 7 have no whole ones.
     """
@@ -85,7 +86,7 @@ def odd_network(tmp_path_factory) -> Path:
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_qat_pt2e
 
     from edge_hands.export_targets.litert import convert_module
-    from edge_hands.quantization.quantizer import EdgeHandsQuantizer
+    from edge_hands.quantization.quantizer import EdgeHandsQuantizer, Scheme
 
     class Odd(nn.Module):
         def __init__(self) -> None:
@@ -114,7 +115,7 @@ def odd_network(tmp_path_factory) -> Path:
 
     torch.manual_seed(0)
     inputs = torch.rand(1, 20, 28, 3)
-    graph = prepare_qat_pt2e(torch.export.export(Odd().eval(), (inputs,)).module(), EdgeHandsQuantizer())
+    graph = prepare_qat_pt2e(torch.export.export(Odd().eval(), (inputs,)).module(), EdgeHandsQuantizer(Scheme(request.param)))
     pt2e.move_exported_model_to_eval(graph)
     for _ in range(3):
         graph(torch.rand_like(inputs))
@@ -132,6 +133,15 @@ def test_odd_sizes_compute_what_xnnpack_does(odd_network, isa, tmp_path):
     for key, value in theirs.items():
         assert len(np.unique(value)) > 50, key  # no comparison of constants
         np.testing.assert_array_equal(ours[key], value, err_msg=key)
+
+
+def test_odd_sizes_are_all_ours(odd_network):
+    """One delegated piece, so what was compared is no layer of XNNPACK's with itself."""
+    code = CHILD.split("    runner =")[0] + '    print([op["op_name"] for op in interpreter._get_ops_details()].count("DELEGATE"))\n'
+    run = [sys.executable, "-c", code, str(LIBRARY), str(odd_network), "none"]
+    environment = {**os.environ, "EDGE_HANDS_ISA": "scalar"}
+    found = subprocess.run(run, check=True, capture_output=True, text=True, env=environment).stdout.split()
+    print(found)
 
 
 def test_inputs_of_another_size_are_refused_in_a_sentence(tmp_path):

@@ -99,12 +99,15 @@ struct Depthwise {
   int32_t zero = 0, low = 0;
 };
 
-// float32 (rows, inputs) -> (rows, outputs).
-struct Linear {
-  int64_t rows = 0, inputs = 0, outputs = 0;
+// float32, side x side, of an image of contiguous pixels that holds its padding already.
+struct FloatConvolution {
+  int32_t side = 1, stride = 1;
+  int32_t in_width = 0, in_channels = 0;        // of x
+  int32_t height = 0, width = 0, channels = 0;  // of y
   const float* x = nullptr;
-  const float* weight = nullptr;  // packed, (outputs / 16, inputs, 16), missing ones 0
+  const float* weight = nullptr;  // packed, (channels / 16, side, side, in_channels, 16), missing ones 0
   const float* bias = nullptr;    // whole vectors
+  float low = 0.0f;               // the least value of y
   float* y = nullptr;
 };
 
@@ -139,7 +142,7 @@ struct LayerKernels {
   size_t (*scratch_bytes)(const Convolution&);
   void (*convolve)(const Convolution&);
   void (*depthwise)(const Depthwise&);
-  void (*linear)(const Linear&);
+  void (*convolve_float)(const FloatConvolution&);
   // `rows` rows of `width` values: the rows of an image where there are maps, whose pixels lie side by side.
   void (*combine)(const Operand& value, int64_t rows, int64_t width, const Finish&);
   void (*soft_argmax)(const SoftArgmax&);
@@ -153,8 +156,8 @@ inline int64_t whole(int64_t count, int64_t part) { return (count + part - 1) / 
 // (3, 3, channels) to Depthwise's.
 void pack_depthwise(const int8_t* weight, const int32_t* bias, int64_t channels, int32_t in_zero, int32_t* packed,
                     int32_t* packed_bias);
-// (outputs, inputs) to Linear's.
-void pack_linear(const float* weight, int64_t outputs, int64_t inputs, float* packed);
+// (channels, products), those of a value of y in their order, to FloatConvolution's.
+void pack_float(const float* weight, int64_t channels, int64_t products, float* packed);
 // x / sqrt(mean(x^2) + epsilon).
 void unit_rms(const Norm&);
 // Every pixel, of `pixel` bytes, four times; pitches are those of rows, in bytes.
