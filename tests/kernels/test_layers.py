@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -72,10 +73,15 @@ def test_a_network_computes_what_it_does_with_xnnpack(name, isa, tmp_path):
             np.testing.assert_allclose(ours[key], value, rtol=0, atol=2e-6, err_msg=key)
 
 
+class OddNetwork(NamedTuple):
+    file: Path
+    kept: tuple[str, ...]  # its float32 layers
+
+
 @pytest.fixture(scope="module", params=[(), ("same", "smaller", "thin_same")], ids=["int8", "some_float"])
-def odd_network(tmp_path_factory, request) -> Path:
+def odd_network(tmp_path_factory, request) -> OddNetwork:
     """Layers of sizes that fill no register and no tile, in every combination that is fused; quantised, as a file, all
-    of them or all but some of 3 x 3, which then follow dequantised images.
+    of them or all but some of 3 x 3, which then read dequantised images and sums of float32.
 
     Images of 10 x 14 have five rows of 2 x 2 pixels, those of 5 x 7 have no whole ones.
     """
@@ -115,7 +121,8 @@ def odd_network(tmp_path_factory, request) -> Path:
 
     torch.manual_seed(0)
     inputs = torch.rand(1, 20, 28, 3)
-    graph = prepare_qat_pt2e(torch.export.export(Odd().eval(), (inputs,)).module(), EdgeHandsQuantizer(Scheme(request.param)))
+    exported = torch.export.export(Odd().eval(), (inputs,)).module()
+    graph = prepare_qat_pt2e(exported, EdgeHandsQuantizer(Scheme(request.param)))
     pt2e.move_exported_model_to_eval(graph)
     for _ in range(3):
         graph(torch.rand_like(inputs))
@@ -124,24 +131,28 @@ def odd_network(tmp_path_factory, request) -> Path:
     pt2e.move_exported_model_to_eval(converted)
     file = tmp_path_factory.mktemp("odd") / "odd.tflite"
     file.write_bytes(convert_module(converted, {"image": inputs}, quantized=True, scan="native"))
-    return file
+    return OddNetwork(file, request.param)
 
 
 @pytest.mark.parametrize("isa", rows_with_layers())
 def test_odd_sizes_compute_what_xnnpack_does(odd_network, isa, tmp_path):
-    theirs, ours = outputs(odd_network, isa, tmp_path / "outputs.npz")
+    """To the bit, but for scalar products of float32, which are not fused with their sums."""
+    theirs, ours = outputs(odd_network.file, isa, tmp_path / "outputs.npz")
     for key, value in theirs.items():
         assert len(np.unique(value)) > 50, key  # no comparison of constants
-        np.testing.assert_array_equal(ours[key], value, err_msg=key)
+        if odd_network.kept and isa == "scalar":
+            assert np.abs(ours[key] - value).mean() <= 1e-4 * np.abs(value).max(), key
+        else:
+            np.testing.assert_array_equal(ours[key], value, err_msg=key)
 
 
-def test_odd_sizes_are_all_ours(odd_network):
-    """One delegated piece, so what was compared is no layer of XNNPACK's with itself."""
-    code = CHILD.split("    runner =")[0] + '    print([op["op_name"] for op in interpreter._get_ops_details()].count("DELEGATE"))\n'
-    run = [sys.executable, "-c", code, str(LIBRARY), str(odd_network), "none"]
-    environment = {**os.environ, "EDGE_HANDS_ISA": "scalar"}
+def test_odd_sizes_are_all_ours(odd_network, tmp_path):
+    """One delegated piece, and none of XNNPACK's beside it: what was compared is no layer of its with itself."""
+    code = CHILD + "print(*(op['op_name'] for op in interpreter._get_ops_details()))\n"
+    run = [sys.executable, "-c", code, str(LIBRARY), str(odd_network.file), str(tmp_path / "outputs.npz")]
+    environment = {**os.environ, "EDGE_HANDS_ISA": "scalar"}  # every CPU has these layers
     found = subprocess.run(run, check=True, capture_output=True, text=True, env=environment).stdout.split()
-    print(found)
+    assert len(found) > 30 and found.count("DELEGATE") == 1
 
 
 def test_inputs_of_another_size_are_refused_in_a_sentence(tmp_path):

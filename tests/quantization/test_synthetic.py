@@ -166,6 +166,8 @@ def test_shards_hold_pictures_with_labels_and_are_not_made_twice(tmp_path):
 def test_missing_assets_are_named(tmp_path):
     with pytest.raises(DataError, match="make assets"):
         HandMesh(tmp_path)
+    with pytest.raises(DataError, match="make assets"):  # from the process that would have rendered
+        writer.write_shards(writer.plan(tmp_path / "out", "crop", "val", 1, seed=2), tmp_path, 1, lambda done: None)
 
 
 def test_sheet_draws_joints(scenes):

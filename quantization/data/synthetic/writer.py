@@ -18,6 +18,7 @@ import tarfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -81,8 +82,8 @@ def write_shards(
     except OSError as error:
         raise DataError(f"Cannot write to {error.filename}: {error.strerror}.") from error
     context = multiprocessing.get_context("spawn")  # an EGL context does not survive a fork
-    with ProcessPoolExecutor(min(workers, len(missing)), context, _start_worker, (assets, config)) as pool:
-        pending = [pool.submit(_write_shard, shard) for shard in missing]
+    with ProcessPoolExecutor(min(workers, len(missing)), context, _start_worker) as pool:
+        pending = [pool.submit(_write_shard, shard, assets, config) for shard in missing]
         try:
             for done in as_completed(pending):
                 progress(done.result())
@@ -91,21 +92,22 @@ def write_shards(
             raise
 
 
-_scenes: Scenes | None = None
-
-
-def _start_worker(assets: Path, config: SceneConfig | None) -> None:
-    global _scenes
+def _start_worker() -> None:
     os.environ["LP_NUM_THREADS"] = "0"  # llvmpipe in the calling thread: processes are the parallelism
     cv2.setNumThreads(1)
-    _scenes = Scenes(assets, config)
 
 
-def _write_shard(shard: Shard) -> int:
+@cache  # one renderer a process
+def _scenes(assets: Path, config: SceneConfig | None) -> Scenes:
+    return Scenes(assets, config)
+
+
+def _write_shard(shard: Shard, assets: Path, config: SceneConfig | None) -> int:
+    scenes = _scenes(assets, config)
     partial = shard.path.with_suffix(".partial")
     with tarfile.open(partial, "w") as tar:
         for index in range(shard.first, shard.first + shard.count):
-            made = sample(_scenes, shard.kind, shard.split, shard.seed, index)
+            made = sample(scenes, shard.kind, shard.split, shard.seed, index)
             ok, encoded = cv2.imencode(".jpg", made.image[:, :, ::-1], _JPEG)
             if not ok:
                 raise DataError(f"Sample {index} of {shard.path} could not be encoded as JPEG.")

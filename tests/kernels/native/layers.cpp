@@ -1,10 +1,11 @@
-// int8 convolutions of every row that has them against plain sums, to the byte: sizes that fill no vector and no tile,
-// both ways of a 3 x 3 layer, and the largest sums there are. Not every row has int8 layers, and every row prints the same
-// lines: these cases print none but failures.
+// Convolutions of every row that has them against plain sums, those of int8 to the byte: sizes that fill no vector and no
+// tile, both ways of a 3 x 3 layer, and the largest sums there are. Those of float32 get whole numbers, of which every
+// order gives the same sum. Not every row has layers, and every row prints the same lines: these cases print none but failures.
 #include "edge_hands/layers.h"
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <memory>
 #include <string>
 
@@ -37,6 +38,12 @@ constexpr Layer kLayers[] = {
     {"1x1_and_eight", 1, 1, 0, 5, 5, 9, 24}, {"1x1_and_five", 1, 1, 0, 3, 5, 9, 21},
     {"3x3_tiny", 3, 1, 1, 2, 2, 17, 5},      {"3x3_largest", 3, 1, 1, 4, 6, 1024, 16, Fill::kLargest},
     {"1x1_largest", 1, 1, 0, 4, 6, 4096, 16, Fill::kLargest},
+};
+
+constexpr Layer kFloatLayers[] = {
+    {"float_1x1", 1, 1, 0, 5, 7, 19, 33},  {"float_1x1_half", 1, 2, 0, 4, 3, 6, 24}, {"float_1x1_one", 1, 1, 0, 1, 1, 1, 1},
+    {"float_3x3", 3, 1, 0, 5, 6, 16, 32},  {"float_3x3_half", 3, 2, 0, 4, 7, 3, 16}, {"float_3x3_eight", 3, 1, 0, 3, 5, 8, 8},
+    {"float_3x3_rest", 3, 2, 0, 3, 3, 19, 21},
 };
 
 // A map whose pixels and border lie between guard pages, with the slack that kernels may read.
@@ -116,6 +123,39 @@ void check_layer(Report& report, const edge_hands::Row& row, const Layer& l) {
   report.check(packed->intact() && scratch->intact() && packed_bias->intact(), row, l.name, "memory around it, too");
 }
 
+void check_float_layer(Report& report, const edge_hands::Row& row, const Layer& l, float low) {
+  Numbers numbers(uint64_t(l.inputs * 17 + l.outputs));
+  const auto number = [&] { return float(int32_t(numbers.bits()) >> 27); };  // -16 to 15
+  const int height = (l.height - 1) * l.stride + l.side, width = (l.width - 1) * l.stride + l.side;
+  const int64_t lanes = whole(l.outputs, kLayerLanes) * kLayerLanes, run = int64_t(l.side) * l.inputs;
+  const int64_t products = l.side * run, values = int64_t(l.height) * l.width * l.outputs;
+  Guarded<float> x(int64_t(height) * width * l.inputs, Place::kEnd), y(values, Place::kEnd);
+  auto packed = lines<float>(size_t(lanes * products) * 4), bias = lines<float>(size_t(lanes) * 4);
+  auto weight = lines<float>(size_t(l.outputs * products) * 4);
+  for (float* p = x.data(); p != x.data() + x.size(); ++p) *p = number();
+  for (int64_t i = 0; i < l.outputs * products; ++i) (*weight)[i] = number();
+  for (int64_t n = 0; n < lanes; ++n) (*bias)[n] = n < l.outputs ? number() : 0.0f;
+  edge_hands::pack_float(weight->data(), l.outputs, products, packed->data());
+
+  edge_hands::FloatConvolution c;
+  c.side = l.side, c.stride = l.stride, c.in_width = width, c.in_channels = l.inputs;
+  c.height = l.height, c.width = l.width, c.channels = l.outputs;
+  c.x = x.data(), c.weight = packed->data(), c.bias = bias->data(), c.low = low, c.y = y.data();
+  row.layers()->convolve_float(c);
+
+  int64_t wrong = 0;
+  for (int64_t i = 0; i < values; ++i) {
+    const int64_t n = i % l.outputs, pixel = i / l.outputs, v = pixel / l.width * l.stride, u = pixel % l.width * l.stride;
+    float sum = (*bias)[n];
+    for (int64_t j = 0; j < l.side; ++j)
+      for (int64_t k = 0; k < run; ++k)
+        sum += x[((v + j) * width + u) * l.inputs + k] * (*weight)[n * products + j * run + k];
+    wrong += y[i] != std::max(sum, low);
+  }
+  report.check(!wrong, row, l.name, "values are plain sums");
+  report.check(x.intact() && y.intact() && packed->intact() && bias->intact(), row, l.name, "memory around them stays");
+}
+
 // A sum of int8 with the multipliers of two steps, the largest shift there is and the smallest.
 void check_sum(Report& report, const edge_hands::Row& row, int bits, int32_t own, int32_t others) {
   constexpr int kHeight = 3, kWidth = 5, kChannels = 9;  // rows of 45: two vectors and a part of one
@@ -158,5 +198,8 @@ void check_layers(Report& report) {
     }
     for (const Layer& layer : kLayers)
       if (report.wants(layer.name)) check_layer(report, row, layer);
+    for (const Layer& layer : kFloatLayers)
+      if (report.wants(layer.name))
+        for (const float low : {0.0f, -std::numeric_limits<float>::infinity()}) check_float_layer(report, row, layer, low);
   });
 }
