@@ -19,7 +19,7 @@ from edge_hands.quantization.recipe import Recipe
 
 _MODEL, _OPTIMISER, _RANDOM = "model.", "optimiser.", "rng"
 #: Settings that the checkpoint which a run begins with may have otherwise, and weights that it may lack.
-_FREE, _GROWN = dict.fromkeys(("image_size", "stage_taps", "neck_depth")), ("neck.stages.", "neck.blocks.")
+_FREE, _ADDED = dict.fromkeys(("image_size", "stage_taps")), "neck.stages."
 
 
 def begin_with(model: nn.Module, recipe: Recipe, start: str | Path) -> None:
@@ -34,7 +34,7 @@ def begin_with(model: nn.Module, recipe: Recipe, start: str | Path) -> None:
             f"{start} holds a {meta.stage} {meta.model} {meta.overrides}; expected a float {recipe.model} "
             f"{recipe.overrides} to start from, in which {', '.join(_FREE)} may differ"
         )
-    added = {name: t for name, t in model.state_dict().items() if name.startswith(_GROWN)}
+    added = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(_ADDED)}
     checkpoint.restore(model, added | checkpoint.load_tensors(start, checkpoint.MODEL, meta.step), Path(start))
 
 

@@ -15,10 +15,9 @@ from edge_hands.models.registry import register
 
 @dataclass(frozen=True)
 class DetectorConfig(BackboneConfig):
-    """A backbone, the channels and the residual blocks of its neck. The grid has an eighth of the image's side."""
+    """A backbone and the channels of its neck. The grid has an eighth of the image's side."""
 
     neck: int = 48
-    neck_depth: int = 0
     kind = "detector"
 
     def build(self) -> Detector:
@@ -34,7 +33,7 @@ class Detector(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = DFMamba(config)
-        self.neck = Neck(config, config.neck, config.neck_depth)
+        self.neck = Neck(config, config.neck)
         self.head = GridHead(config.neck, config.image_size // 8)
         self.outputs = DetectorOutputs()
 

@@ -50,8 +50,8 @@ class BackboneConfig:
     norm: str = "batch"
     #: Batch norms inside the token mixers' branches, beside the paper's pre-norm: they bound the int8 ranges and fold.
     branch_norm: bool = False
-    #: The maps of stages 2 and 4 too, as they are before their downsampling: what the paper's taps have seen deeply, they
-    #: have at a quarter of the cells.
+    #: The maps of stages 2 and 4 too, before their downsampling: of the paper's taps, all that have passed through the
+    #: deep blocks have stride 32.
     stage_taps: bool = False
 
     @property

@@ -92,6 +92,23 @@ def test_autocast_keeps_the_features_in_float32_and_close(name: str) -> None:
         assert torch.allclose(rough[key], tensor, atol=0.05 * float(tensor.abs().max()) + 1e-3), key
 
 
+def test_maps_of_stages_reach_the_neck() -> None:
+    model = models.create("test_dfmamba", stage_taps=True).eval()
+    plain = models.create("test_dfmamba").eval()
+    image = torch.rand(1, 3, 64, 64)
+    plain.load_state_dict(model.state_dict(), strict=False)
+    with torch.no_grad():
+        begun, without = (network.features(image)["heatmap_logits"] for network in (model, plain))
+        assert torch.equal(begun, without)  # they begin as nothing
+        for stage in model.neck.stages:
+            before = model.features(image)["heatmap_logits"]
+            stage[1].weight.normal_()
+            assert (model.features(image)["heatmap_logits"] - before).abs().max() > 1e-3
+    maps = model.backbone(image)
+    shapes = [tuple(found.shape[1:]) for found in maps]
+    assert shapes == [(16, 8, 8), (32, 4, 4), (64, 2, 2), (64, 2, 2), (16, 8, 8), (32, 4, 4)]
+
+
 def test_the_paper_variant_takes_layer_norm_and_raster_convolutions() -> None:
     model = models.create(
         "dfmamba_base", image_size=64, stem=8, widths=(8, 16, 32, 64), depths=(1, 1, 1, 1, 1, 1), neck=32, norm="layer"

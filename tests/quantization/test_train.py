@@ -317,12 +317,12 @@ def test_a_run_starts_from_the_weights_of_another(crop_shards, saved, tmp_path):
         train(small(overrides={"states": 2}, data=[crop_shards]), tmp_path / "other", start=saved)
 
 
-def test_a_run_with_smaller_images_starts_from_the_same_weights(crop_shards, saved, tmp_path):
-    recipe = small(samples=16, lr=0.0, overrides={"image_size": 32}, data=[crop_shards])
-    train(recipe, tmp_path / "smaller", start=saved)
+@pytest.mark.parametrize("overrides", [{"image_size": 32}, {"stage_taps": True}])
+def test_a_run_with_smaller_images_or_more_taps_starts_from_the_same_weights(crop_shards, saved, tmp_path, overrides):
+    train(small(samples=16, lr=0.0, overrides=overrides, data=[crop_shards]), tmp_path / "on", start=saved)
     before, _ = checkpoint.load_model(saved)
-    after, meta = checkpoint.load_model(tmp_path / "smaller")
-    assert (after.config.image_size, meta.overrides) == (32, {"image_size": 32})
+    after, meta = checkpoint.load_model(tmp_path / "on")
+    assert meta.overrides == overrides
     for (name, a), b in zip(before.backbone.named_parameters(), after.backbone.parameters(), strict=True):
         torch.testing.assert_close(a, b, msg=name)
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from edge_hands.models.dfmamba import BackboneConfig, ConvBlock, conv_norm
+from edge_hands.models.dfmamba import BackboneConfig, conv_norm
 from edge_hands.models.dssm import norm
 
 
@@ -20,13 +20,13 @@ def upsample(x: torch.Tensor) -> torch.Tensor:
 
 
 class Neck(nn.Module):
-    """Taps -> (B, channels, H/8, W/8): each tap norm + linear, summed top-down, one 3 x 3 convolution.
+    """Maps of the backbone -> (B, channels, H/8, W/8): each norm + linear, summed top-down, one 3 x 3 convolution.
 
-    The maps of stages, where there are some, join the taps of their stride, and ``depth`` residual blocks follow. Both
-    begin as nothing, so that a model which is given them goes on from what it has learned.
+    The maps of stages, where there are some, join the taps of their stride. They begin as nothing, so that a model
+    which is given them goes on from what it has learned.
     """
 
-    def __init__(self, config: BackboneConfig, channels: int, depth: int = 0) -> None:
+    def __init__(self, config: BackboneConfig, channels: int) -> None:
         super().__init__()
 
         def project(width: int) -> nn.Sequential:
@@ -35,14 +35,13 @@ class Neck(nn.Module):
         self.taps = nn.ModuleList(map(project, config.tap_widths))
         self.stages = nn.ModuleList(map(project, config.stage_widths))
         self.smooth = conv_norm(channels, channels, act="relu")
-        self.blocks = nn.Sequential(*(ConvBlock(channels, config.conv_act) for _ in range(depth)))
-        for last in (*(stage[1] for stage in self.stages), *(block.second[1] for block in self.blocks)):
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+        for stage in self.stages:
+            nn.init.zeros_(stage[1].weight)
+            nn.init.zeros_(stage[1].bias)
 
     def forward(self, maps: tuple[torch.Tensor, ...]) -> torch.Tensor:
         fine, middle, coarse, coarsest = (project(tap) for project, tap in zip(self.taps, maps))
         if self.stages:
             second, fourth = (project(stage) for project, stage in zip(self.stages, maps[4:], strict=True))
             fine, middle = fine + second, middle + fourth
-        return self.blocks(self.smooth(fine + upsample(middle + upsample(coarse + coarsest))))
+        return self.smooth(fine + upsample(middle + upsample(coarse + coarsest)))
