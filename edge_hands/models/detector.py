@@ -56,6 +56,7 @@ def detector_edge() -> DetectorConfig:
         depths=(1, 2, 2, 2, 1, 1),
         ffn_ratio=2.0,
         neck=48,
+        stage_taps=True,
         **INT8_FRIENDLY,
     )
 
