@@ -40,7 +40,7 @@ class Neck(nn.Module):
             nn.init.zeros_(stage[1].bias)
 
     def forward(self, maps: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        fine, middle, coarse, coarsest = (project(tap) for project, tap in zip(self.taps, maps))
+        fine, middle, coarse, coarsest = (project(tap) for project, tap in zip(self.taps, maps[:4], strict=True))
         if self.stages:
             second, fourth = (project(stage) for project, stage in zip(self.stages, maps[4:], strict=True))
             fine, middle = fine + second, middle + fourth
